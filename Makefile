@@ -1,0 +1,52 @@
+# Needs Python 3.10 or later with venv, and git. `make PYTHON=python3.12 test` picks another Python.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint pytest format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+venv: $(STAMP) ## make .venv with the package and the pinned versions of all it needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo 'error: $(PYTHON) is missing or older than Python 3.10.' >&2; \
+	  echo 'Name another one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; \
+	  exit 1; \
+	}
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[test,bench]' -c constraints.txt --build-constraint constraints.txt
+	@touch $@
+
+demo: venv ## train a small GPT, keep every step, restore and resume: the package at work
+	$(BIN)/python -m benchmarks.demo
+
+test: lint pytest ## run all checks: lint, then the tests
+
+lint: venv ## ruff, mypy and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+pytest: venv ## run the tests alone
+	$(BIN)/python -m pytest
+
+format: venv ## format the code and sort its imports
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: venv ## measure what manifests and indexes cost
+	$(BIN)/python -m benchmarks.metadata
+
+clean: ## delete .venv, caches and build outputs
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks deltackpt tests -name __pycache__ -type d -prune -exec rm -rf {} +
