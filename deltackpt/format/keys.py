@@ -1,0 +1,140 @@
+"""Names of steps and keys of objects: section 3 of ``docs/format.md``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from deltackpt.errors import InvalidArgumentError, InvalidNameError
+from deltackpt.format.hashing import DIGEST_BYTES
+
+__all__ = [
+    "INDEXES",
+    "MANIFESTS",
+    "MAX_GENERATION",
+    "MAX_STEP",
+    "PACKS",
+    "READER_PY",
+    "README_TXT",
+    "STORE_JSON",
+    "StepKey",
+    "branch_prefix",
+    "check_branch",
+    "index_key",
+    "manifest_key",
+    "pack_key",
+    "parse_index_key",
+    "parse_manifest_key",
+    "parse_pack_key",
+    "step_prefix",
+]
+
+STORE_JSON = "store.json"
+README_TXT = "README.txt"
+READER_PY = "reader.py"
+MANIFESTS = "manifests/"
+PACKS = "packs/"
+INDEXES = "indexes/"
+
+MAX_STEP = 10**12 - 1
+MAX_GENERATION = 10**6 - 1
+
+# File systems limit one part of a path to 255 bytes; 128 leaves room for a backend's own suffixes.
+_BRANCH = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_BRANCH_RE = re.compile(_BRANCH)
+_MANIFEST_RE = re.compile(rf"manifests/({_BRANCH})/([0-9]{{12}})/([0-9]{{6}})")
+_PACK_RE = re.compile(r"packs/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+_INDEX_RE = re.compile(r"indexes/([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StepKey:
+    """One generation of one step. Ordered by branch, step, generation.
+
+    Attributes:
+        step: 0 to ``MAX_STEP``.
+        generation: 1 to ``MAX_GENERATION``.
+    """
+
+    branch: str
+    step: int
+    generation: int
+
+    def __str__(self) -> str:
+        return f"{self.branch}:{self.step} (generation {self.generation})"
+
+
+def check_branch(name: object) -> str:
+    """The name itself, if a branch may have it: 1 to 128 of ``A-Z a-z 0-9 . _ -``, not starting with ``.`` or ``-``.
+
+    Raises:
+        InvalidNameError: it is not.
+    """
+    if not isinstance(name, str) or _BRANCH_RE.fullmatch(name) is None:
+        raise InvalidNameError(
+            f"{name!r} cannot be the name of a branch",
+            hint="use 1 to 128 letters, digits, '.', '_' or '-', starting with a letter, a digit or '_'",
+        )
+    return name
+
+
+def branch_prefix(branch: str) -> str:
+    """The prefix under which all manifests of a branch are."""
+    return f"{MANIFESTS}{check_branch(branch)}/"
+
+
+def step_prefix(branch: str, step: int) -> str:
+    """The prefix under which all generations of a step are."""
+    if not 0 <= step <= MAX_STEP:
+        raise InvalidArgumentError(f"step {step} is out of range", hint=f"steps are 0 to {MAX_STEP}")
+    return f"{branch_prefix(branch)}{step:012d}/"
+
+
+def manifest_key(key: StepKey) -> str:
+    """The key of a manifest. Keys of one branch sort by step, then generation.
+
+    Raises:
+        InvalidNameError, InvalidArgumentError: the branch, step or generation is out of range.
+    """
+    if not 1 <= key.generation <= MAX_GENERATION:
+        raise InvalidArgumentError(
+            f"generation {key.generation} is out of range", hint=f"generations are 1 to {MAX_GENERATION}"
+        )
+    return f"{step_prefix(key.branch, key.step)}{key.generation:06d}"
+
+
+def parse_manifest_key(key: str) -> StepKey | None:
+    """The step that a key names, or None for keys that are not those of manifests (temporary files, for example)."""
+    found = _MANIFEST_RE.fullmatch(key)
+    if found is None or int(found[3]) == 0:
+        return None
+    return StepKey(found[1], int(found[2]), int(found[3]))
+
+
+def _hex(digest: bytes) -> str:
+    if len(digest) != DIGEST_BYTES:
+        raise InvalidArgumentError(f"a BLAKE3 digest has {DIGEST_BYTES} bytes, not {len(digest)}")
+    return digest.hex()
+
+
+def pack_key(name: bytes) -> str:
+    """The key of the pack whose BLAKE3 (32 bytes) is ``name``."""
+    text = _hex(name)
+    return f"{PACKS}{text[:2]}/{text}"
+
+
+def parse_pack_key(key: str) -> bytes | None:
+    """The BLAKE3 that a pack's key names, or None for other keys."""
+    found = _PACK_RE.fullmatch(key)
+    return None if found is None else bytes.fromhex(found[2])
+
+
+def index_key(digest: bytes) -> str:
+    """The key of the index object whose BLAKE3 (32 bytes; of the whole object, not its identity) is ``digest``."""
+    return f"{INDEXES}{_hex(digest)}"
+
+
+def parse_index_key(key: str) -> bytes | None:
+    """The BLAKE3 that an index object's key names, or None for other keys."""
+    found = _INDEX_RE.fullmatch(key)
+    return None if found is None else bytes.fromhex(found[1])
