@@ -14,8 +14,8 @@ _PAIRS = 1 << 18
 def disjoint(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> bool:
     """Whether no two of the boxes share an element. Boxes without elements share none.
 
-    Sorts along the dimension with the most distinct offsets and compares only boxes whose ranges there meet: near-linear
-    for grids and ranges of rows, quadratic for arrangements that nobody saves.
+    Sorts along the dimension with the most distinct offsets and compares only boxes whose ranges there meet:
+    near-linear for grids and ranges of rows, quadratic for arrangements that nobody saves.
 
     Args:
         offsets, sizes: int64 of shape (boxes, dimensions); ``offsets + sizes`` must not overflow.
