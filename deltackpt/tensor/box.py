@@ -35,8 +35,7 @@ class Box:
         """The common part, or None where there is none or it is empty. Both have the same number of dimensions."""
         offsets = tuple(max(a, b) for a, b in zip(self.offsets, other.offsets, strict=True))
         ends = tuple(
-            min(a + m, b + n)
-            for a, m, b, n in zip(self.offsets, self.sizes, other.offsets, other.sizes, strict=True)
+            min(a + m, b + n) for a, m, b, n in zip(self.offsets, self.sizes, other.offsets, other.sizes, strict=True)
         )
         sizes = tuple(e - o for o, e in zip(offsets, ends, strict=True))
         if any(s <= 0 for s in sizes):

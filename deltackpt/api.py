@@ -1,0 +1,294 @@
+"""The public face of a store: ``Store``, ``Step``, ``StepInfo``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltackpt.backend.url import open_backend
+from deltackpt.errors import InvalidArgumentError, TensorNotFoundError
+from deltackpt.format.keys import StepKey
+from deltackpt.format.manifest import Entry, Manifest, ManifestHeader, Metric
+from deltackpt.pipeline.save import default_threads
+from deltackpt.pipeline.verify import VerifyReport, verify_store
+from deltackpt.store.catalog import DEFAULT_BRANCH, find_step, parse_step, visible_steps
+from deltackpt.store.opened import OpenStore, create_store, open_store
+from deltackpt.store.options import StoreOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from deltackpt.formats.state import Index
+
+__all__ = ["Step", "StepInfo", "Store"]
+
+_DEFAULTS = StoreOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What a store knows of a step without reading its tensors.
+
+    Attributes:
+        step, branch, generation: its place; the generation is above 1 after an overwrite.
+        parent: the step before it in its line, as ``"BRANCH:STEP"``, or None.
+        metrics: what was recorded with it.
+        raw_bytes: the size of its tensors and objects.
+        stored_bytes: what this save added to the store.
+        restore_bytes: what a full restore reads.
+        is_key: whether it needs no other step's data to be predicted from.
+        depth: the most records that are decoded, one after another, to get one of its blocks.
+        created: when it was committed.
+        artifacts: for each artifact its raw and stored bytes.
+        writer: what wrote it: versions, number of ranks, base blocks found in memory or decoded.
+    """
+
+    step: int
+    branch: str
+    parent: str | None
+    generation: int
+    metrics: Mapping[str, Metric]
+    raw_bytes: int
+    stored_bytes: int
+    restore_bytes: int
+    is_key: bool
+    depth: int
+    created: datetime
+    artifacts: Mapping[str, tuple[int, int]]
+    writer: Mapping[str, str | int | float]
+
+    @classmethod
+    def from_header(cls, header: ManifestHeader, manifest_bytes: int) -> StepInfo:
+        return cls(
+            step=header.key.step,
+            branch=header.key.branch,
+            parent=None if header.parent is None else f"{header.parent.branch}:{header.parent.step}",
+            generation=header.key.generation,
+            metrics=header.metrics,
+            raw_bytes=header.raw_bytes,
+            stored_bytes=header.stored_bytes + manifest_bytes,
+            restore_bytes=header.restore_bytes,
+            is_key=header.is_key,
+            depth=header.depth,
+            created=datetime.fromisoformat(header.created),
+            artifacts={name: (total.raw_bytes, total.stored_bytes) for name, total in header.artifacts.items()},
+            writer=header.writer,
+        )
+
+
+class Store:
+    """One repository of checkpoints. Make one with :meth:`create` or :meth:`open`.
+
+    Example:
+        >>> import deltackpt
+        >>> store = deltackpt.Store.create("memory://docs-store", key_every=16)
+        >>> store.steps()
+        []
+    """
+
+    def __init__(self, opened: OpenStore) -> None:
+        self._opened = opened
+
+    @classmethod
+    def create(
+        cls,
+        url: str | os.PathLike[str],
+        *,
+        chain: str = _DEFAULTS.chain,
+        key_every: int = _DEFAULTS.key_every,
+        max_depth: int = _DEFAULTS.max_depth,
+        block_elements: int = _DEFAULTS.block_elements,
+        pack_bytes: int = _DEFAULTS.pack_bytes,
+        level: int = _DEFAULTS.level,
+    ) -> Store:
+        """Make a new store in an empty or new folder.
+
+        Args:
+            url: a path, ``file://`` URL, or ``memory://NAME``.
+            chain: ``"previous"`` or ``"anchor"``: what deltas are taken against.
+            key_every: a key step at least every this many steps.
+            max_depth: the most records that one block may take to decode.
+            block_elements: the most elements of a block.
+            pack_bytes: the size at which a pack is closed.
+            level: the zstd level.
+
+        Raises:
+            StoreExistsError: there is a store already.
+            NotAStoreError: the folder holds something else.
+            InvalidArgumentError: an option makes no sense.
+        """
+        options = StoreOptions(chain, key_every, max_depth, block_elements, pack_bytes, level)
+        return cls(create_store(open_backend(url, create=True), options))
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str]) -> Store:
+        """Open an existing store.
+
+        Raises:
+            StoreNotFoundError: nothing is there.
+            NotAStoreError: what is there is not a store.
+            UnknownVersionError: a newer version wrote it.
+        """
+        return cls(open_store(open_backend(url)))
+
+    @property
+    def url(self) -> str:
+        return self._opened.url
+
+    @property
+    def id(self) -> str:
+        """32 hex digits that no other store has."""
+        return self._opened.config.id
+
+    @property
+    def options(self) -> StoreOptions:
+        return self._opened.options
+
+    @property
+    def opened(self) -> OpenStore:
+        """The layer below, for code that extends the package."""
+        return self._opened
+
+    def branches(self) -> list[str]:
+        """The branches that have steps, in alphabetical order."""
+        return sorted({step.key.branch for step in visible_steps(self._opened)})
+
+    def steps(self, branch: str | None = DEFAULT_BRANCH) -> list[StepInfo]:
+        """The steps of a branch (None: of all) in order; one short read each."""
+        return [
+            StepInfo.from_header(self._opened.header(step.key, step.manifest_bytes), step.manifest_bytes)
+            for step in visible_steps(self._opened, branch)
+        ]
+
+    def step(self, step: int | str, branch: str = DEFAULT_BRANCH) -> Step:
+        """One step: ``1000``, ``"latest"``, ``"BRANCH:1000"``, as it is now: a later overwrite does not change it.
+
+        Raises:
+            StepNotFoundError: there is none.
+            InvalidArgumentError: that is not how a step is written.
+        """
+        found = find_step(self._opened, parse_step(step, branch))
+        return Step(self._opened, found.key, found.manifest_bytes)
+
+    def verify(self, *, deep: bool = False) -> VerifyReport:
+        """Check that every step has all it needs; ``deep`` also decodes every record.
+
+        Reports what is wrong and which steps and tensors it concerns; raises only where the store cannot be listed.
+        """
+        return verify_store(self._opened, deep=deep, threads=default_threads())
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Store.open, (self.url,))
+
+
+class Step:
+    """One saved checkpoint, at one generation."""
+
+    def __init__(self, opened: OpenStore, key: StepKey, manifest_bytes: int) -> None:
+        self._opened = opened
+        self._key = key
+        self._manifest_bytes = manifest_bytes
+
+    @property
+    def key(self) -> StepKey:
+        """Branch, step and generation."""
+        return self._key
+
+    @property
+    def info(self) -> StepInfo:
+        return StepInfo.from_header(self.manifest.header, self._manifest_bytes)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything the step names; read once and kept."""
+        return self._opened.manifest(self._key)
+
+    def entries(self, prefix: str = "") -> list[Entry]:
+        """The tensors and objects whose FQN starts with ``prefix``."""
+        return [entry for entry in self.manifest.entries if entry.fqn.startswith(prefix)]
+
+    def tensor(self, name: str, index: Index | None = None) -> torch.Tensor:
+        """One tensor by its FQN, or a part of it; decodes only the blocks that the part touches.
+
+        Args:
+            name: the FQN, as :meth:`entries` lists it.
+            index: integers and slices of step 1, as for indexing the tensor.
+
+        Returns:
+            A new CPU tensor of the saved dtype.
+
+        Raises:
+            TensorNotFoundError: there is no such tensor.
+            CorruptObjectError, MissingObjectError: a part of the store is damaged or gone.
+        """
+        from deltackpt.formats.state import load_tensor
+
+        return load_tensor(self._opened, self.manifest, name, index, threads=default_threads())
+
+    def load(self, prefix: str = "", *, trust_objects: bool = False) -> dict[str, object]:
+        """FQN to tensor (or value, for objects), for all whose FQN starts with ``prefix``.
+
+        Args:
+            trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
+
+        Raises:
+            TensorNotFoundError: nothing starts with ``prefix``.
+            UntrustedObjectError: an object is a pickle and was not trusted.
+        """
+        from deltackpt.formats.state import load_entries
+
+        entries = self.entries(prefix)
+        if not entries and prefix:
+            raise TensorNotFoundError(f"nothing in the step starts with {prefix!r}", where=str(self._key))
+        return load_entries(
+            self._opened, self.manifest, entries, trust_objects=trust_objects, threads=default_threads()
+        )
+
+    def restore(
+        self,
+        out: str | os.PathLike[str],
+        format: str = "torch",
+        *,
+        only: str | None = None,
+        overwrite: bool = False,
+        trust_objects: bool = False,
+    ) -> list[Path]:
+        """Write the step as files: model.pt, optim.pt, train.pt and config.yaml, as far as the state has them.
+
+        Args:
+            out: the folder; made if it is not there.
+            format: ``"torch"``: files that ``torch.load(weights_only=True)`` reads and ``load_state_dict`` takes.
+            only: one artifact, such as ``"model"``.
+            overwrite: whether files of these names may be replaced.
+            trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
+
+        Returns:
+            The files written.
+
+        Raises:
+            TensorNotFoundError: the step has no such artifact.
+            InvalidArgumentError: an unknown format, or a file is there already.
+        """
+        if format != "torch":
+            raise InvalidArgumentError(f"unknown format {format!r}", hint="known formats: torch")
+        from deltackpt.formats.restore import restore_torch
+
+        return restore_torch(
+            self._opened,
+            self.manifest,
+            Path(out),
+            only=only,
+            overwrite=overwrite,
+            trust_objects=trust_objects,
+            threads=default_threads(),
+        )
+
+    def __repr__(self) -> str:
+        return f"Step({self._key.branch}:{self._key.step}, generation {self._key.generation})"

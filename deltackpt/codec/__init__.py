@@ -1,0 +1,10 @@
+"""From a block's bytes to a record's payload and back: predict, take the residual, encode.
+
+``encode_block`` and ``decode_block`` are the only entry points. What they take and give back is plain: bytes of a
+block, bytes of the predictor's inputs, ids and payloads. Where inputs come from (needs, tiles, stores) is decided
+above.
+"""
+
+from deltackpt.codec.block import CodecOptions, Encoded, decode_block, encode_block
+
+__all__ = ["CodecOptions", "Encoded", "decode_block", "encode_block"]

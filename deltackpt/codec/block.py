@@ -1,0 +1,132 @@
+"""Encode and decode one block: the seam between the codec and everything above it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltackpt.codec import registry
+from deltackpt.codec.residual import Words
+from deltackpt.codec.sampling import estimate_bits
+from deltackpt.codec.types import Predictor, Shape
+from deltackpt.errors import CorruptObjectError
+from deltackpt.tensor.dtypes import DType
+
+__all__ = ["CodecOptions", "Encoded", "decode_block", "encode_block"]
+
+_RAW = 0
+_PLANES = 1
+
+# A prediction has to save this share of the bits to be worth a need: it costs a decode of the base at every read.
+_LEAST_GAIN = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class CodecOptions:
+    """How hard the codec tries.
+
+    Attributes:
+        level: the zstd level of byte planes.
+    """
+
+    level: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An encoded block, without the addresses that make it a record.
+
+    Attributes:
+        predictor, coder: ids.
+        params: the predictor's parameters.
+        payload: the coder's output.
+        slots: the inputs that decoding takes.
+    """
+
+    predictor: int
+    coder: int
+    params: bytes
+    payload: bytes | memoryview
+    slots: tuple[int, ...]
+
+
+def _words(data: NDArray[np.uint8], dtype: DType) -> Words:
+    return data.view(dtype.word)
+
+
+def encode_block(
+    data: NDArray[np.uint8],
+    dtype: DType,
+    inputs: Mapping[int, tuple[DType, NDArray[np.uint8]]],
+    options: CodecOptions,
+) -> Encoded:
+    """Encode a block by the cheapest of the predictors whose inputs are there.
+
+    Args:
+        data: the block's bytes, 1-D.
+        dtype: its element type.
+        inputs: for each slot its element type and bytes, of as many elements as the block.
+        options: how hard to try.
+    """
+    shape = Shape(dtype, data.size // dtype.word_bytes)
+    values = _words(data, dtype)
+    slots = {number: _words(array, kind) for number, (kind, array) in inputs.items()}
+    chosen = _cheapest(values, shape, slots)
+    used = {number: slots[number] for number in chosen.slots}
+    params = chosen.fit(values, shape, used)
+    prediction = chosen.predict(shape, used, params, source="encoder")
+    payload = registry.coder(_PLANES, source="encoder").encode(values, prediction, shape, level=options.level)
+    if len(payload) >= data.size:
+        return Encoded(0, _RAW, b"", data.tobytes(), ())
+    return Encoded(chosen.id, _PLANES, params, payload, chosen.slots)
+
+
+def _cheapest(values: Words, shape: Shape, slots: Mapping[int, Words]) -> Predictor:
+    """The predictor with the fewest estimated bits; one with inputs only where it pays."""
+    candidates = [p for p in registry.PREDICTORS if p.applies(shape, slots)]
+    best = candidates[0]
+    if len(candidates) == 1 or shape.words == 0:
+        return best
+    best_bits = estimate_bits(values, None, shape.dtype.kind)
+    for candidate in candidates[1:]:
+        used = {number: slots[number] for number in candidate.slots}
+        prediction = candidate.predict(shape, used, candidate.fit(values, shape, used), source="encoder")
+        bits = estimate_bits(values, prediction.values, shape.dtype.kind)
+        if bits < best_bits * (1 - _LEAST_GAIN):
+            best, best_bits = candidate, bits
+    return best
+
+
+def decode_block(
+    encoded: Encoded,
+    dtype: DType,
+    size: int,
+    inputs: Mapping[int, tuple[DType, NDArray[np.uint8]]],
+    *,
+    source: str,
+) -> NDArray[np.uint8]:
+    """The block's bytes.
+
+    Args:
+        encoded: what :func:`encode_block` gave.
+        dtype: the element type of the block.
+        size: its length in bytes; nothing larger is allocated.
+        inputs: the slots that the record's needs fill.
+        source: what to call the record in errors.
+
+    Raises:
+        CorruptObjectError: the payload, parameters or inputs do not fit.
+        UnknownVersionError: an unknown predictor or coder.
+    """
+    shape = Shape(dtype, size // dtype.word_bytes)
+    predictor = registry.predictor(encoded.predictor, source=source)
+    coder = registry.coder(encoded.coder, source=source)
+    slots = {number: _words(array, kind) for number, (kind, array) in inputs.items()}
+    prediction = predictor.predict(shape, slots, encoded.params, source=source)
+    values = coder.decode(memoryview(encoded.payload), prediction, shape, source=source)
+    if values.size != shape.words:
+        raise CorruptObjectError(f"decoded {values.size} words instead of {shape.words}", where=source)
+    return values.view(np.uint8)

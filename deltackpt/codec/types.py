@@ -1,0 +1,86 @@
+"""The two seams of the codec: what a predictor and a coder are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from deltackpt.codec.residual import Words
+from deltackpt.tensor.dtypes import DType
+
+__all__ = ["Coder", "Prediction", "Predictor", "Shape"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a decoder knows of a block before it reads the payload.
+
+    Attributes:
+        dtype: the element type.
+        words: the number of words.
+    """
+
+    dtype: DType
+    words: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What the decoder knows of the words to come.
+
+    Attributes:
+        values: the expected words, or None for all bits zero.
+        context: small integers, one a word, that select the statistics; None where the values are the only context.
+    """
+
+    values: Words | None = None
+    context: Words | None = None
+
+
+class Predictor(Protocol):
+    """Turns input slots into a prediction. Stateless; its ``id`` is in the format and never changes meaning."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def slots(self) -> tuple[int, ...]: ...
+
+    def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
+        """Whether all slots are there and fit the block."""
+        ...
+
+    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes:
+        """The parameters for this block, as they go into the record."""
+        ...
+
+    def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:
+        """The prediction; the same on every machine.
+
+        Raises:
+            CorruptObjectError: the parameters or inputs are not what the predictor takes.
+        """
+        ...
+
+
+class Coder(Protocol):
+    """Turns words, given their prediction, into a payload and back. Stateless; its ``id`` never changes meaning."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+    def encode(self, values: Words, prediction: Prediction, shape: Shape, *, level: int) -> bytes:
+        """The payload."""
+        ...
+
+    def decode(self, payload: memoryview, prediction: Prediction, shape: Shape, *, source: str) -> Words:
+        """The words, in an array that the caller may keep and change.
+
+        Raises:
+            CorruptObjectError: the payload is not one that :meth:`encode` wrote for this shape.
+        """
+        ...

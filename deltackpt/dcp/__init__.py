@@ -1,0 +1,9 @@
+"""A store as the storage of ``torch.distributed.checkpoint`` (DCP): thin adapters over the pipelines.
+
+Pass :class:`DeltaStorageWriter` to ``dcp.save`` or ``dcp.async_save`` and :class:`DeltaStorageReader` to ``dcp.load``.
+"""
+
+from deltackpt.dcp.reader import DeltaStorageReader
+from deltackpt.dcp.writer import DeltaStorageWriter
+
+__all__ = ["DeltaStorageReader", "DeltaStorageWriter"]

@@ -1,0 +1,272 @@
+"""The commit: prove that everything a step needs is there, then put its manifest once.
+
+``docs/invariants.md`` names the states; the commit point is the put-if-absent at the end of :func:`commit_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltackpt.errors import CommitConflictError, CorruptObjectError, IncompleteSaveError, ObjectExistsError
+from deltackpt.format.index import Index
+from deltackpt.format.keys import StepKey, manifest_key
+from deltackpt.format.manifest import (
+    ArtifactTotals,
+    ClosureIndex,
+    ClosurePack,
+    Entry,
+    Manifest,
+    ManifestHeader,
+    Metric,
+    ShardColumns,
+    encode_manifest,
+)
+from deltackpt.store.catalog import find_place, newest_before
+from deltackpt.store.chain import Chain, choose_chain
+from deltackpt.store.closure import Closure, find_closure
+from deltackpt.store.opened import OpenStore
+from deltackpt.store.receipt import WriterReceipt
+from deltackpt.tensor.box import Box
+
+__all__ = ["PlannedEntry", "StepDraft", "commit_step", "next_generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEntry:
+    """An entry of the step to be, and the boxes that were to be saved of it."""
+
+    entry: Entry
+    shards: tuple[Box, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepDraft:
+    """What the coordinator knows of a step before it commits it.
+
+    Attributes:
+        key: its place; the generation is the one after that seen when the save began.
+        metrics: what the user recorded with it.
+        writer: what wrote it, for its header.
+    """
+
+    key: StepKey
+    entries: Sequence[PlannedEntry]
+    metrics: Mapping[str, Metric]
+    writer: Mapping[str, str | int | float]
+
+
+def next_generation(store: OpenStore, branch: str, step: int) -> int:
+    """The generation that a save which starts now would commit; above 1 where the step exists."""
+    newest = find_place(store, branch, step)
+    return 1 if newest is None else newest.key.generation + 1
+
+
+def commit_step(store: OpenStore, draft: StepDraft, receipts: Sequence[WriterReceipt]) -> ManifestHeader:
+    """Make the step visible.
+
+    Raises:
+        IncompleteSaveError: something planned was not written, or something needed is not there.
+        CommitConflictError: somebody else committed this generation of the step first.
+    """
+    own = [store.index(receipt.index) for receipt in receipts]
+    known = _Known(store, receipts, own)
+    blocks = _gather_blocks(draft.entries, own)
+    closure = find_closure(_by_identity(blocks), known.lookup)
+    manifest = _build(store, draft, receipts, own, known, blocks, closure)
+    try:
+        store.backend.put_if_absent(manifest_key(draft.key), encode_manifest(manifest))
+    except ObjectExistsError as error:
+        raise CommitConflictError(
+            f"somebody else committed step {draft.key.branch}:{draft.key.step} meanwhile",
+            where=manifest_key(draft.key),
+            hint="nothing of this save is visible; save again with overwrite=True if it should replace the other",
+        ) from error
+    return manifest.header
+
+
+class _Known:
+    """The indexes that a step may refer to: its writers' own, and the closures of the manifests these built on."""
+
+    def __init__(self, store: OpenStore, receipts: Sequence[WriterReceipt], own: Sequence[Index]) -> None:
+        self._store = store
+        self.bases = sorted({base for index in own for base in index.header.bases})
+        self._entries: dict[bytes, ClosureIndex] = {}
+        self._loaded: dict[bytes, Index] = {}
+        for base in self.bases:
+            for entry in store.manifest(base).indexes:
+                self._entries[entry.identity] = entry
+        for receipt, index in zip(receipts, own, strict=True):
+            self._entries[index.digest] = ClosureIndex(index.digest, receipt.index, receipt.index_bytes)
+
+    def entry(self, identity: bytes) -> ClosureIndex:
+        if identity not in self._entries:
+            raise IncompleteSaveError(
+                f"a writer refers to index {identity.hex()}, which none of its bases holds", where=self._store.url
+            )
+        return self._entries[identity]
+
+    def lookup(self, identity: bytes) -> Index:
+        if identity not in self._loaded:
+            index = self._store.index(self.entry(identity).object)
+            if index.digest != identity:
+                raise CorruptObjectError("the index has another identity than its manifest says", where=identity.hex())
+            self._loaded[identity] = index
+        return self._loaded[identity]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Blocks:
+    """The blocks of a step in the order of its manifest: for each the number of an identity, and a row."""
+
+    identities: tuple[bytes, ...]
+    number: NDArray[np.int64]
+    row: NDArray[np.int64]
+    per_shard: NDArray[np.int64]
+
+
+def _gather_blocks(entries: Sequence[PlannedEntry], own: Sequence[Index]) -> _Blocks:
+    """Where the writers placed every planned shard; every one of them exactly once."""
+    numbers: dict[bytes, int] = {}
+    placed: dict[tuple[str, Box], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    for index in own:
+        placement = index.placement
+        local = np.array(
+            [numbers.setdefault(identity, len(numbers)) for identity in (index.digest, *index.identity.refs)],
+            dtype=np.int64,
+        )
+        ends = np.cumsum([shard.blocks for shard in placement.shards], dtype=np.int64)
+        for shard, end in zip(placement.shards, ends.tolist(), strict=True):
+            place = (shard.fqn, shard.box)
+            if place in placed:
+                raise IncompleteSaveError(f"two writers saved the same part of {shard.fqn}", where=str(shard.box))
+            part = slice(end - shard.blocks, end)
+            placed[place] = (local[placement.block_ref[part]], placement.block_row[part])
+    found = []
+    for planned in entries:
+        for box in planned.shards:
+            if (planned.entry.fqn, box) not in placed:
+                raise IncompleteSaveError(
+                    f"no writer saved the part of {planned.entry.fqn} at offsets {list(box.offsets)}",
+                    hint="look for an earlier error in the log of one of the ranks; nothing of this save is visible",
+                )
+            found.append(placed.pop((planned.entry.fqn, box)))
+    if placed:
+        fqn, box = next(iter(placed))
+        raise IncompleteSaveError(f"a part of {fqn} at offsets {list(box.offsets)} was saved but not planned")
+    empty = np.zeros(0, dtype=np.int64)
+    return _Blocks(
+        tuple(numbers),
+        np.concatenate([empty, *(number for number, _ in found)]),
+        np.concatenate([empty, *(row for _, row in found)]),
+        np.array([len(row) for _, row in found], dtype=np.int64),
+    )
+
+
+def _by_identity(blocks: _Blocks) -> list[tuple[bytes, NDArray[np.int64]]]:
+    return [
+        (blocks.identities[number], blocks.row[blocks.number == number]) for number in np.unique(blocks.number).tolist()
+    ]
+
+
+def _column(blocks: _Blocks, lookup: Callable[[bytes], Index], name: str) -> NDArray[np.int64]:
+    """A column of the identity section for every block."""
+    values = np.zeros(len(blocks.row), dtype=np.int64)
+    for number in np.unique(blocks.number).tolist():
+        mask = blocks.number == number
+        values[mask] = getattr(lookup(blocks.identities[number]).identity, name)[blocks.row[mask]]
+    return values
+
+
+def _build(
+    store: OpenStore,
+    draft: StepDraft,
+    receipts: Sequence[WriterReceipt],
+    own: Sequence[Index],
+    known: _Known,
+    blocks: _Blocks,
+    closure: Closure,
+) -> Manifest:
+    depth = int(_column(blocks, known.lookup, "depth").max(initial=1))
+    raw = _column(blocks, known.lookup, "raw")
+    position = {identity: number for number, identity in enumerate(closure.rows)}
+    remap = np.array([position.get(identity, -1) for identity in blocks.identities], dtype=np.int64)
+    previous = newest_before(store, draft.key.branch, draft.key.step)
+    parent = None if previous is None else store.header(previous.key, previous.manifest_bytes)
+    chain_key, distance = _chain_place(store, draft.key, parent, depth, known.bases)
+    header = ManifestHeader(
+        key=draft.key,
+        created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        parent=None if parent is None else parent.key,
+        chain_key=chain_key,
+        distance=distance,
+        depth=depth,
+        raw_bytes=int(raw.sum()),
+        stored_bytes=sum(p.size for i in own for p in i.location.packs) + sum(r.index_bytes for r in receipts),
+        restore_bytes=closure.stored_bytes(known.lookup),
+        metrics=dict(draft.metrics),
+        artifacts=_totals(draft.entries, own, blocks, raw),
+        writer={
+            **draft.writer,
+            "writers": len(receipts),
+            "duplicates": sum(r.duplicates for r in receipts),
+            "bases_cached": sum(r.bases_cached for r in receipts),
+            "bases_decoded": sum(r.bases_decoded for r in receipts),
+        },
+    )
+    boxes = [box for planned in draft.entries for box in planned.shards]
+    return Manifest(
+        header=header,
+        entries=tuple(planned.entry for planned in draft.entries),
+        shards=ShardColumns(
+            offsets=np.array([n for box in boxes for n in box.offsets], dtype=np.int64),
+            sizes=np.array([n for box in boxes for n in box.sizes], dtype=np.int64),
+            blocks=blocks.per_shard,
+        ),
+        block_index=remap[blocks.number],
+        block_row=blocks.row,
+        indexes=tuple(known.entry(identity) for identity in closure.rows),
+        packs=tuple(ClosurePack(name, size) for name, size in sorted(closure.packs(known.lookup).items())),
+    )
+
+
+def _chain_place(
+    store: OpenStore, key: StepKey, parent: ManifestHeader | None, depth: int, bases: Sequence[StepKey]
+) -> tuple[tuple[str, int], int]:
+    """The key step of the chain and the distance to it, from what was really written.
+
+    Writers choose bases themselves and may differ from the coordinator; a step without deltas is a key step whatever
+    was meant.
+    """
+    here = (key.branch, key.step)
+    if depth == 1:
+        return here, 0
+    chain: Chain = choose_chain(store.options, parent)
+    if chain.key is not None:
+        return chain.key, chain.distance
+    base = store.manifest(bases[-1]).header
+    return base.chain_key, base.distance + 1
+
+
+def _totals(
+    entries: Sequence[PlannedEntry], own: Sequence[Index], blocks: _Blocks, raw: NDArray[np.int64]
+) -> dict[str, ArtifactTotals]:
+    """What each artifact has and takes: entries and raw bytes by entry, stored bytes by pack."""
+    names = {planned.entry.artifact for planned in entries}
+    stored = dict.fromkeys(sorted(names), 0)
+    for index in own:
+        for pack in index.location.packs:
+            stored[pack.artifact] += pack.size
+    totals = {name: [0, 0] for name in stored}
+    shard = block = 0
+    for planned in entries:
+        count = int(blocks.per_shard[shard : shard + len(planned.shards)].sum())
+        shard += len(planned.shards)
+        totals[planned.entry.artifact][0] += int(raw[block : block + count].sum())
+        totals[planned.entry.artifact][1] += 1
+        block += count
+    return {name: ArtifactTotals(totals[name][0], stored[name], totals[name][1]) for name in stored}

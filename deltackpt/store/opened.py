@@ -1,0 +1,185 @@
+"""An open store: a backend, its configuration, and parsed metadata kept for reuse."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from datetime import datetime, timezone
+from typing import Generic, TypeVar
+
+from deltackpt import escape
+from deltackpt.backend.base import Backend
+from deltackpt.errors import CorruptObjectError, MissingObjectError, NotAStoreError, ObjectExistsError, StoreExistsError
+from deltackpt.format.hashing import blake3_digest
+from deltackpt.format.index import Index, decode_index
+from deltackpt.format.keys import READER_PY, README_TXT, STORE_JSON, StepKey, index_key, manifest_key
+from deltackpt.format.manifest import (
+    HEADER_PREFIX,
+    Manifest,
+    ManifestHeader,
+    decode_header,
+    decode_manifest,
+    header_length,
+)
+from deltackpt.format.store_json import FORMAT, StoreConfig, decode_store_json, encode_store_json
+from deltackpt.store.options import StoreOptions
+
+__all__ = ["OpenStore", "create_store", "open_store"]
+
+_Value = TypeVar("_Value")
+
+# Parsed indexes and manifests are reused between saves. A parsed index takes about twice its stored bytes.
+_CACHED_INDEX_BYTES = 256 << 20
+_CACHED_MANIFESTS = 4
+
+# One read of this size holds the header of nearly every manifest.
+_HEADER_READ = 4096
+
+
+class _Recent(Generic[_Value]):
+    """The most recently used values up to a total cost; safe to use from many threads."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._cost = 0
+        self._values: OrderedDict[object, tuple[_Value, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: object) -> _Value | None:
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key][0]
+
+    def put(self, key: object, value: _Value, cost: int) -> None:
+        with self._lock:
+            if key in self._values:
+                return
+            self._values[key] = (value, cost)
+            self._cost += cost
+            while self._cost > self._capacity and len(self._values) > 1:
+                self._cost -= self._values.popitem(last=False)[1][1]
+
+
+class OpenStore:
+    """A store whose ``store.json`` was read and understood.
+
+    Attributes:
+        backend: where its objects live.
+        config: its identity and format version.
+        options: how steps are written into it.
+    """
+
+    def __init__(self, backend: Backend, config: StoreConfig, options: StoreOptions) -> None:
+        self.backend = backend
+        self.config = config
+        self.options = options
+        self._indexes: _Recent[Index] = _Recent(_CACHED_INDEX_BYTES)
+        self._manifests: _Recent[Manifest] = _Recent(_CACHED_MANIFESTS)
+
+    @property
+    def url(self) -> str:
+        return self.backend.url
+
+    def index(self, name: bytes) -> Index:
+        """The index object of this BLAKE3 name, checked against it.
+
+        Raises:
+            MissingObjectError, CorruptObjectError: it is gone or its bytes are not those it was named for.
+        """
+        cached = self._indexes.get(name)
+        if cached is not None:
+            return cached
+        key = index_key(name)
+        data = self.backend.get(key)
+        if blake3_digest(data) != name:
+            raise CorruptObjectError(
+                "the index object does not have the hash in its name", where=key, hint="run `deltackpt verify`"
+            )
+        index = decode_index(data, source=key)
+        self._indexes.put(name, index, len(data))
+        return index
+
+    def manifest(self, key: StepKey) -> Manifest:
+        """The manifest of one generation of a step.
+
+        Raises:
+            MissingObjectError, CorruptObjectError: it is gone, damaged, or names another step.
+        """
+        cached = self._manifests.get(key)
+        if cached is not None:
+            return cached
+        name = manifest_key(key)
+        manifest = decode_manifest(self.backend.get(name), source=name)
+        _check_place(manifest.header, key, name)
+        self._manifests.put(key, manifest, 1)
+        return manifest
+
+    def header(self, key: StepKey, size: int) -> ManifestHeader:
+        """The header of a manifest of ``size`` bytes: one short ranged read, two where the header is long."""
+        name = manifest_key(key)
+        data = self.backend.get(name, 0, min(size, _HEADER_READ))
+        need = header_length(data[:HEADER_PREFIX], source=name)
+        if need > len(data):
+            data = self.backend.get(name, 0, need)
+        header = decode_header(data, source=name)
+        _check_place(header, key, name)
+        return header
+
+
+def _check_place(header: ManifestHeader, key: StepKey, name: str) -> None:
+    if header.key != key:
+        raise CorruptObjectError(
+            f"the manifest says that it is step {header.key.branch}:{header.key.step} "
+            f"generation {header.key.generation}, which is not its place",
+            where=name,
+        )
+
+
+def create_store(backend: Backend, options: StoreOptions) -> OpenStore:
+    """Make a store in an empty place.
+
+    Raises:
+        StoreExistsError: there is one already.
+        NotAStoreError: something else is there.
+    """
+    for found in backend.list():
+        if found.key == STORE_JSON:
+            raise StoreExistsError("there is a store already", where=backend.url, hint="open it instead")
+        if found.key not in (README_TXT, READER_PY):  # what a creation that was killed may leave
+            raise NotAStoreError(
+                f"the place is not empty: it holds {found.key}", where=backend.url, hint="choose an empty folder"
+            )
+    config = StoreConfig(
+        format=FORMAT,
+        id=uuid.uuid4().hex,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        options=options.to_mapping(),
+    )
+    backend.put(README_TXT, escape.readme_text())
+    backend.put(READER_PY, escape.reader_source())
+    try:
+        backend.put_if_absent(STORE_JSON, encode_store_json(config))
+    except ObjectExistsError as error:
+        raise StoreExistsError("somebody else created the store", where=backend.url, hint="open it") from error
+    return OpenStore(backend, config, options)
+
+
+def open_store(backend: Backend) -> OpenStore:
+    """Open the store that lives in a backend.
+
+    Raises:
+        NotAStoreError: there is no ``store.json``.
+        UnknownVersionError: it was written by a newer version.
+        CorruptObjectError: ``store.json`` is damaged.
+    """
+    try:
+        data = backend.get(STORE_JSON)
+    except MissingObjectError as error:
+        raise NotAStoreError(
+            f"not a deltackpt store: it has no {STORE_JSON}", where=backend.url, hint="create one with `deltackpt init`"
+        ) from error
+    config = decode_store_json(data, source=STORE_JSON)
+    return OpenStore(backend, config, StoreOptions.from_mapping(config.options, source=STORE_JSON))
