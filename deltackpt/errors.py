@@ -1,7 +1,8 @@
 """Every error that deltackpt raises on purpose.
 
-Each class has a stable ``kind`` (for programs), an exit code (for shells) and a message that names the object, the place in it
-and the next step. Kinds and exit codes are part of the public interface and are listed in ``docs/errors.md``.
+Each class has a stable ``kind`` (for programs), an exit code (for shells) and a message that names the object, the
+place in it and the next step. Kinds and exit codes are part of the public interface and are listed in
+``docs/errors.md``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "StoreExistsError",
     "StoreNotFoundError",
     "TensorNotFoundError",
+    "TransientBackendError",
     "TruncatedObjectError",
     "UnknownVersionError",
     "UnsupportedDataError",
@@ -199,6 +201,16 @@ class BackendError(DeltackptError, OSError):
 
     kind = "backend"
     exit_code = 40
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"errno": self.errno})
+
+
+class TransientBackendError(BackendError):
+    """The same, for a cause that passes by itself: throttling, a timeout, a lost connection. Worth a retry."""
+
+    kind = "backend-transient"
+    exit_code = 42
 
 
 class ObjectExistsError(BackendError):
