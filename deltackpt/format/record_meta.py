@@ -173,7 +173,10 @@ def _check_slot(slot: int, members: Sequence[Need], origin: Origin) -> None:
     if len({need.dtype for need in members}) > 1:
         raise origin.error(f"the needs of slot {slot} have more than one dtype")
     tiles = [need.tile for need in members if need.tile is not None]
-    offsets = np.array([tile.offsets for tile in tiles], np.int64).reshape(len(tiles), -1)
-    sizes = np.array([tile.sizes for tile in tiles], np.int64).reshape(len(tiles), -1)
-    if len(tiles) < len(members) or not disjoint(offsets, sizes):
+    if len(tiles) < len(members):
+        raise origin.error(f"the needs of slot {slot} overlap")
+    shape = (len(tiles), len(tiles[0].sizes))
+    offsets = np.array([tile.offsets for tile in tiles], np.int64).reshape(shape)
+    sizes = np.array([tile.sizes for tile in tiles], np.int64).reshape(shape)
+    if not disjoint(offsets, sizes):
         raise origin.error(f"the needs of slot {slot} overlap")
