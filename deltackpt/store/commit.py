@@ -12,7 +12,14 @@ from datetime import datetime, timezone
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.errors import CommitConflictError, CorruptObjectError, IncompleteSaveError, ObjectExistsError
+from deltackpt.errors import (
+    BackendError,
+    CommitConflictError,
+    CorruptObjectError,
+    DeltackptError,
+    IncompleteSaveError,
+    ObjectExistsError,
+)
 from deltackpt.format.index import Index
 from deltackpt.format.keys import StepKey, manifest_key
 from deltackpt.format.manifest import (
@@ -78,15 +85,32 @@ def commit_step(store: OpenStore, draft: StepDraft, receipts: Sequence[WriterRec
     blocks = _gather_blocks(draft.entries, own)
     closure = find_closure(_by_identity(blocks), known.lookup)
     manifest = _build(store, draft, receipts, own, known, blocks, closure)
+    _publish(store, draft.key, encode_manifest(manifest))
+    return manifest.header
+
+
+def _publish(store: OpenStore, key: StepKey, data: bytes) -> None:
+    """The commit point."""
+    name = manifest_key(key)
     try:
-        store.backend.put_if_absent(manifest_key(draft.key), encode_manifest(manifest))
+        store.backend.put_if_absent(name, data)
     except ObjectExistsError as error:
         raise CommitConflictError(
-            f"somebody else committed step {draft.key.branch}:{draft.key.step} meanwhile",
-            where=manifest_key(draft.key),
+            f"somebody else committed step {key.branch}:{key.step} meanwhile",
+            where=name,
             hint="nothing of this save is visible; save again with overwrite=True if it should replace the other",
         ) from error
-    return manifest.header
+    except BackendError:
+        # The put may have taken effect before its answer was lost: the store knows.
+        if not _is_there(store, name, data):
+            raise
+
+
+def _is_there(store: OpenStore, name: str, data: bytes) -> bool:
+    try:
+        return store.backend.get(name) == data
+    except DeltackptError:
+        return False
 
 
 class _Known:
