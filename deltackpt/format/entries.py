@@ -15,7 +15,7 @@ from deltackpt.format.layout import EntryShapes
 from deltackpt.format.origin import Origin
 from deltackpt.format.record_meta import MAX_NDIM
 from deltackpt.format.vectors import int_column, starts_of, sums_to, within
-from deltackpt.tensor.dtypes import by_name
+from deltackpt.tensor.dtypes import by_code, by_name
 
 __all__ = ["Entry", "check_entries", "encode_entries", "parse_entries", "shapes_of"]
 
@@ -140,6 +140,7 @@ def check_entries(entries: Sequence[Entry], origin: Origin) -> None:
     """Demand what section 8 says of each entry by itself; ``check_layout`` has the rules on shapes.
 
     Raises:
+        UnknownVersionError: a dtype code that this version does not know.
         CorruptObjectError, InvalidArgumentError: a rule is broken; which of the two, ``origin`` knows.
     """
     seen: set[str] = set()
@@ -147,6 +148,7 @@ def check_entries(entries: Sequence[Entry], origin: Origin) -> None:
         if entry.fqn in seen:
             raise origin.error(f"entry {entry.fqn!r} occurs twice")
         seen.add(entry.fqn)
+        by_code(entry.dtype, where=origin.source, offset=origin.offset)
         if entry.kind == "object":
             if entry.dtype != _UINT8 or len(entry.shape) != 1 or entry.shards != 1 or not entry.encoding:
                 raise origin.error(f"object {entry.fqn!r} is not one shard of bytes with an encoding")

@@ -35,4 +35,4 @@ def check_magic(data: Buffer, magic: bytes, what: str, *, source: str, offset: i
             offset=offset,
             hint="read it with a newer deltackpt",
         )
-    raise CorruptObjectError(f"this is not a {what}: it starts with {start!r}", where=source, offset=offset)
+    raise CorruptObjectError(f"this is no {what}: it starts with {start!r}", where=source, offset=offset)

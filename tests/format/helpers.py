@@ -75,7 +75,7 @@ def survives(decode: Callable[[], object]) -> None:
 
 def table_of(plain: bytes) -> bytes:
     """A column table with these decoded bytes, whatever they are."""
-    frame = zstandard.ZstdCompressor(level=1).compress(plain)
+    frame = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(plain)
     return struct.pack("<II", len(plain), len(frame)) + frame
 
 

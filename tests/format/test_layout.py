@@ -34,7 +34,8 @@ def check(tensors: Sequence[Drawn], dtype: int = 12, extra: int = 0) -> list[int
         np.array([s for box, _ in boxes for s in box.sizes], np.int64),
         counts,
     )
-    return check_layout(entries, shards, int(counts.sum()) + extra, Origin("some/object", 7)).tolist()
+    lengths = check_layout(entries, shards, int(counts.sum()) + extra, Origin("some/object", 7))
+    return [int(length) for length in lengths]
 
 
 @st.composite

@@ -70,7 +70,7 @@ def test_damage_is_found() -> None:
 
 def test_records_before_the_damage_are_still_given() -> None:
     data = bytearray(pack([RAW, RAW]))
-    data[24 + len(RAW) + 50] ^= 1
+    data[24 + len(RAW) + 45] ^= 1
     walk = walk_pack(bytes(data), source=SOURCE)
     assert next(walk)[0] == 24
     with pytest.raises(CorruptObjectError) as caught:
@@ -82,7 +82,7 @@ def test_records_before_the_damage_are_still_given() -> None:
     ("data", "error", "message"),
     [
         (b"DKPACK02" + ID + bytes(8) + b"DKPACKED", UnknownVersionError, "version 2"),
-        (b"DKINDX01" + ID + bytes(8) + b"DKPACKED", CorruptObjectError, "not a pack"),
+        (b"DKINDX01" + ID + bytes(8) + b"DKPACKED", CorruptObjectError, "this is no pack"),
         (b"DKPACK01" + ID + struct.pack("<Q", 1) + b"DKPACKED", CorruptObjectError, "0 records and counts 1"),
         (b"DKPACK01" + ID + RAW + bytes(8) + b"DKPACKED", CorruptObjectError, "1 records and counts 0"),
         (b"DKPACK01" + ID + RAW[:-1] + bytes(8) + b"DKPACKED", TruncatedObjectError, "record of 47 bytes ends"),

@@ -128,8 +128,8 @@ def test_any_meta_is_survived(meta: bytes) -> None:
     ("head", "error", "message"),
     [
         (b"DKR2\x0b\0\0\0", UnknownVersionError, "version 2; this package knows 1"),
-        (b"DKRX\x0b\0\0\0", CorruptObjectError, "not a record"),
-        (b"\x7fELF\x0b\0\0\0", CorruptObjectError, "not a record"),
+        (b"DKRX\x0b\0\0\0", CorruptObjectError, "this is no record"),
+        (b"\x7fELF\x0b\0\0\0", CorruptObjectError, "this is no record"),
         (b"DKR1\x0b\0\0\x01", UnknownVersionError, "flags 0x01"),
         (b"DKR1\0\0\0\0", UnknownVersionError, "dtype code 0"),
         (b"DKR1\x17\0\0\0", UnknownVersionError, "dtype code 23"),
