@@ -158,10 +158,15 @@ def _first_not_tiled(shapes: Ints, offsets: Ints, sizes: Ints, place: Ints) -> i
     one = np.flatnonzero(cuts[group] == 1)
     if len(one):
         bad += _broken_chains(shapes, offsets[one], sizes[one], place[one], cut.argmax(axis=1)[group[one]])
+    # The layers of a model are mostly cut alike: each way to cut is looked at once.
+    known: dict[tuple[bytes, bytes, bytes], bool] = {}
     for g in np.flatnonzero(cuts > 1).tolist():
-        part = slice(first[g], first[g] + count[entry[g]])
-        volume = int(sizes[part].prod(axis=1).sum())
-        if volume != int(shapes[entry[g]].prod()) or not disjoint(offsets[part][:, cut[g]], sizes[part][:, cut[g]]):
+        shape, part = shapes[entry[g]], slice(first[g], first[g] + count[entry[g]])
+        way = (shape.tobytes(), offsets[part].tobytes(), sizes[part].tobytes())
+        if way not in known:
+            whole = int(sizes[part].prod(axis=1).sum()) == int(shape.prod())
+            known[way] = whole and disjoint(offsets[part][:, cut[g]], sizes[part][:, cut[g]])
+        if not known[way]:
             bad.append(int(entry[g]))
     return min(bad, default=None)
 
