@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deltackpt.errors import CorruptObjectError, TensorNotFoundError, TruncatedObjectError
-from deltackpt.format.columns import DecodedTable, decode_table, encode_table
+from deltackpt.format.closure import ClosureIndex, ClosurePack, check_closure, encode_closure, parse_closure
+from deltackpt.format.columns import decode_table, encode_table
 from deltackpt.format.entries import Entry, check_entries, encode_entries, parse_entries, shapes_of
-from deltackpt.format.hashing import DIGEST_BYTES, Buffer, checksum64
+from deltackpt.format.hashing import Buffer, checksum64
 from deltackpt.format.keys import StepKey
 from deltackpt.format.layout import ShardColumns, check_layout
 from deltackpt.format.magic import check_magic
@@ -25,7 +26,7 @@ from deltackpt.format.manifest_header import (
     parse_header,
 )
 from deltackpt.format.origin import Origin
-from deltackpt.format.vectors import Ints, digest_column, int_column, split_digests, starts_of, within
+from deltackpt.format.vectors import Ints, int_column, starts_of, within
 from deltackpt.tensor.box import Box
 
 __all__ = [
@@ -50,23 +51,6 @@ HEADER_PREFIX = 32
 _PREFIX = struct.Struct("<8sII4I")
 _SECTIONS = 4
 _CHECKSUM = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ClosureIndex:
-    """An index object of the closure: its identity, its BLAKE3, which is its name (32 bytes each), and its size."""
-
-    identity: bytes
-    object: bytes
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClosurePack:
-    """A pack of the closure: its BLAKE3, which is its name (32 bytes), and its size."""
-
-    name: bytes
-    size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +133,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
             {"offsets": manifest.shards.offsets, "sizes": manifest.shards.sizes, "blocks": manifest.shards.blocks}
         ),
         encode_table({"index": manifest.block_index, "row": manifest.block_row}),
-        _encode_closure(manifest.indexes, manifest.packs),
+        encode_closure(manifest.indexes, manifest.packs),
     )
     try:
         head = _PREFIX.pack(MAGIC, len(header), _SECTIONS, *map(len, sections)) + header
@@ -236,7 +220,7 @@ def decode_manifest(data: Buffer, *, source: str) -> Manifest:
         at += length
     blocks = tables[2].ints("index")
     shard_count = tables[1].ints("blocks")
-    indexes, packs = _parse_closure(tables[3])
+    indexes, packs = parse_closure(tables[3])
     manifest = Manifest(
         header=header,
         entries=parse_entries(tables[0], origins[0]),
@@ -250,28 +234,6 @@ def decode_manifest(data: Buffer, *, source: str) -> Manifest:
     return manifest
 
 
-def _encode_closure(indexes: Sequence[ClosureIndex], packs: Sequence[ClosurePack]) -> bytes:
-    return encode_table(
-        {
-            "identity": digest_column([i.identity for i in indexes]),
-            "object": digest_column([i.object for i in indexes]),
-            "size": int_column((i.size for i in indexes), "the size of an index"),
-            "pack_name": digest_column([p.name for p in packs]),
-            "pack_size": int_column((p.size for p in packs), "the size of a pack"),
-        }
-    )
-
-
-def _parse_closure(table: DecodedTable) -> tuple[tuple[ClosureIndex, ...], tuple[ClosurePack, ...]]:
-    identities = split_digests(table.bytes("identity", DIGEST_BYTES))
-    objects = split_digests(table.bytes("object", DIGEST_BYTES, len(identities)))
-    names = split_digests(table.bytes("pack_name", DIGEST_BYTES))
-    return (
-        tuple(map(ClosureIndex, identities, objects, table.ints("size", len(identities)).tolist())),
-        tuple(map(ClosurePack, names, table.ints("pack_size", len(names)).tolist())),
-    )
-
-
 def _check(manifest: Manifest, sections: Sequence[Origin], header: Origin) -> None:
     """Demand what section 8 says. ``sections`` and ``header`` say where each part is, for messages."""
     entries, shards, blocks, closure = sections
@@ -281,10 +243,7 @@ def _check(manifest: Manifest, sections: Sequence[Origin], header: Origin) -> No
         raise blocks.error("there is not one row for each block")
     within(manifest.block_index, 0, len(manifest.indexes) - 1, "the index of a block", blocks)
     within(manifest.block_row, 0, None, "the row of a block", blocks)
-    if len({i.identity for i in manifest.indexes}) < len(manifest.indexes):
-        raise closure.error("an index is listed twice")
-    if len({p.name for p in manifest.packs}) < len(manifest.packs):
-        raise closure.error("a pack is listed twice")
+    check_closure(manifest.indexes, manifest.packs, closure)
     _check_totals(manifest, raw.tolist(), header)
 
 
