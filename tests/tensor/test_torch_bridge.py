@@ -123,6 +123,17 @@ def test_a_dtensor_is_refused() -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HERE, ids=lambda dtype: dtype.name)
+def test_tensors_on_a_gpu_are_copied(dtype: DType) -> None:
+    data = random_bytes(dtype, 12)
+    tensor = tensor_from_bytes(data, dtype, (3, 4)).cuda()
+    assert tensor_bytes(tensor).tobytes() == data.tobytes()
+    assert tensor_bytes(tensor.t()).tobytes() == tensor_bytes(tensor.cpu().t()).tobytes()
+    tensor_bytes(tensor)[:] = 0
+    assert tensor_bytes(tensor).tobytes() == data.tobytes()
+
+
 def test_a_new_tensor_is_filled_through_its_bytes() -> None:
     tensor, data = new_tensor(by_name("bfloat16"), (2, 2))
     data[:] = np.frombuffer(b"\x80\x3f" * 4, dtype=np.uint8)
