@@ -5,6 +5,6 @@ block, bytes of the predictor's inputs, ids and payloads. Where inputs come from
 above.
 """
 
-from deltackpt.codec.block import CodecOptions, Encoded, decode_block, encode_block
+from deltackpt.codec.block import Candidate, CodecOptions, Encoded, decode_block, encode_block
 
-__all__ = ["CodecOptions", "Encoded", "decode_block", "encode_block"]
+__all__ = ["Candidate", "CodecOptions", "Encoded", "decode_block", "encode_block"]

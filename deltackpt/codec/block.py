@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +10,24 @@ from numpy.typing import NDArray
 
 from deltackpt.codec import registry
 from deltackpt.codec.residual import Words
-from deltackpt.codec.sampling import estimate_bits
-from deltackpt.codec.types import Predictor, Shape
+from deltackpt.codec.sampling import residual_bits, sample
+from deltackpt.codec.types import Prediction, Shape
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["CodecOptions", "Encoded", "decode_block", "encode_block"]
+__all__ = ["Candidate", "CodecOptions", "Encoded", "decode_block", "encode_block"]
 
-_RAW = 0
-_PLANES = 1
+Bytes = NDArray[np.uint8]
+
+_ZERO = 0  # the predictor
+_RAW, _PLANES = 0, 1  # coders
 
 # A prediction has to save this share of the bits to be worth a need: it costs a decode of the base at every read.
 _LEAST_GAIN = 0.01
+
+# Moments that predict a weight are read with it. A weights-only read may cost this many times what it would without
+# them.
+_READ_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,21 @@ class CodecOptions:
     level: int = 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A predictor, and the inputs that it may have for a block.
+
+    Attributes:
+        predictor: its id.
+        inputs: for each of its slots the element type and the bytes, of as many elements as the block.
+        read_bytes: what decoding reads besides, of records that a reader of this artifact would not read otherwise.
+    """
+
+    predictor: int
+    inputs: Mapping[int, tuple[DType, Bytes]]
+    read_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """An encoded block, without the addresses that make it a record.
@@ -43,60 +64,78 @@ class Encoded:
         predictor, coder: ids.
         params: the predictor's parameters.
         payload: the coder's output.
-        slots: the inputs that decoding takes.
+        choice: which of the candidates was taken; None where no prediction was.
     """
 
     predictor: int
     coder: int
     params: bytes
     payload: bytes | memoryview
-    slots: tuple[int, ...]
+    choice: int | None = None
 
 
-def _words(data: NDArray[np.uint8], dtype: DType) -> Words:
+def _words(data: Bytes, dtype: DType) -> Words:
     return data.view(dtype.word)
 
 
-def encode_block(
-    data: NDArray[np.uint8],
-    dtype: DType,
-    inputs: Mapping[int, tuple[DType, NDArray[np.uint8]]],
-    options: CodecOptions,
-) -> Encoded:
-    """Encode a block by the cheapest of the predictors whose inputs are there.
+def _slots(inputs: Mapping[int, tuple[DType, Bytes]]) -> dict[int, Words]:
+    return {number: _words(array, dtype) for number, (dtype, array) in inputs.items()}
+
+
+def encode_block(data: Bytes, dtype: DType, candidates: Sequence[Candidate], options: CodecOptions) -> Encoded:
+    """Encode a block by the cheapest of the candidates, or without a prediction where none pays.
 
     Args:
         data: the block's bytes, 1-D.
         dtype: its element type.
-        inputs: for each slot its element type and bytes, of as many elements as the block.
+        candidates: what it may be predicted from.
         options: how hard to try.
     """
     shape = Shape(dtype, data.size // dtype.word_bytes)
     values = _words(data, dtype)
-    slots = {number: _words(array, kind) for number, (kind, array) in inputs.items()}
-    chosen = _cheapest(values, shape, slots)
-    used = {number: slots[number] for number in chosen.slots}
-    params = chosen.fit(values, shape, used)
-    prediction = chosen.predict(shape, used, params, source="encoder")
-    payload = registry.coder(_PLANES, source="encoder").encode(values, prediction, shape, level=options.level)
+    coder = registry.coder(_PLANES, source="encoder")
+    choice, params = _cheapest(values, shape, candidates)
+    if choice is None:
+        predictor, prediction = _ZERO, Prediction()
+    else:
+        predictor = candidates[choice].predictor
+        inputs = _slots(candidates[choice].inputs)
+        prediction = registry.predictor(predictor, source="encoder").predict(shape, inputs, params, source="encoder")
+    payload = coder.encode(values, prediction, shape, level=options.level)
     if len(payload) >= data.size:
-        return Encoded(0, _RAW, b"", data.tobytes(), ())
-    return Encoded(chosen.id, _PLANES, params, payload, chosen.slots)
+        return Encoded(_ZERO, _RAW, b"", data.tobytes())
+    return Encoded(predictor, coder.id, params, payload, choice)
 
 
-def _cheapest(values: Words, shape: Shape, slots: Mapping[int, Words]) -> Predictor:
-    """The predictor with the fewest estimated bits; one with inputs only where it pays."""
-    candidates = [p for p in registry.PREDICTORS if p.applies(shape, slots)]
-    best = candidates[0]
-    if len(candidates) == 1 or shape.words == 0:
-        return best
-    best_bits = estimate_bits(values, None, shape.dtype.kind)
-    for candidate in candidates[1:]:
-        used = {number: slots[number] for number in candidate.slots}
-        prediction = candidate.predict(shape, used, candidate.fit(values, shape, used), source="encoder")
-        bits = estimate_bits(values, prediction.values, shape.dtype.kind)
+def _cheapest(values: Words, shape: Shape, candidates: Sequence[Candidate]) -> tuple[int | None, bytes]:
+    """The number and the parameters of the candidate with the fewest estimated bits; None where none saves enough.
+
+    Predictors go word by word, so a sample of the inputs gives a sample of the prediction.
+    """
+    if not candidates or shape.words == 0:
+        return None, b""
+    taken = sample(values)
+    part = Shape(shape.dtype, taken.size)
+    best: tuple[int | None, bytes] = (None, b"")
+    best_bits = alone_bits = residual_bits(taken, None, shape.dtype.kind)
+    for number, candidate in enumerate(candidates):
+        predictor = registry.predictor(candidate.predictor, source="encoder")
+        inputs = _slots(candidate.inputs)
+        if not predictor.applies(shape, inputs):
+            continue
+        inputs = {slot: sample(array) for slot, array in inputs.items()}
+        params = predictor.fit(taken, part, inputs)
+        if params is None:
+            continue
+        prediction = predictor.predict(part, inputs, params, source="encoder")
+        bits = residual_bits(taken, prediction.values, shape.dtype.kind)
+        read_bits = bits + 8 * candidate.read_bytes / shape.words
+        if candidate.read_bytes and read_bits > _READ_FACTOR * alone_bits:
+            continue
         if bits < best_bits * (1 - _LEAST_GAIN):
-            best, best_bits = candidate, bits
+            best, best_bits = (number, params), bits
+        if not candidate.read_bytes:
+            alone_bits = min(alone_bits, bits)
     return best
 
 
@@ -104,10 +143,10 @@ def decode_block(
     encoded: Encoded,
     dtype: DType,
     size: int,
-    inputs: Mapping[int, tuple[DType, NDArray[np.uint8]]],
+    inputs: Mapping[int, tuple[DType, Bytes]],
     *,
     source: str,
-) -> NDArray[np.uint8]:
+) -> Bytes:
     """The block's bytes.
 
     Args:
@@ -124,8 +163,7 @@ def decode_block(
     shape = Shape(dtype, size // dtype.word_bytes)
     predictor = registry.predictor(encoded.predictor, source=source)
     coder = registry.coder(encoded.coder, source=source)
-    slots = {number: _words(array, kind) for number, (kind, array) in inputs.items()}
-    prediction = predictor.predict(shape, slots, encoded.params, source=source)
+    prediction = predictor.predict(shape, _slots(inputs), encoded.params, source=source)
     values = coder.decode(memoryview(encoded.payload), prediction, shape, source=source)
     if values.size != shape.words:
         raise CorruptObjectError(f"decoded {values.size} words instead of {shape.words}", where=source)

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.coders.raw import Raw
+from deltackpt.codec.predictors.adam import AdamSecond, AdamWeight
+from deltackpt.codec.predictors.cast import Cast
 from deltackpt.codec.predictors.previous import Previous
 from deltackpt.codec.predictors.zero import Zero
 from deltackpt.codec.types import Coder, Predictor
 from deltackpt.errors import UnknownVersionError
 
-__all__ = ["CODERS", "PREDICTORS", "coder", "predictor"]
+__all__ = [
+    "ADAM_SECOND",
+    "ADAM_WEIGHT",
+    "CAST",
+    "CODERS",
+    "PREDICTORS",
+    "PREVIOUS",
+    "ZERO",
+    "coder",
+    "predictor",
+]
 
-PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous())
+ZERO, PREVIOUS, CAST, ADAM_WEIGHT, ADAM_SECOND = range(5)
+
+PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous(), Cast(), AdamWeight(), AdamSecond())
 CODERS: tuple[Coder, ...] = (Raw(), Planes())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.tensor.dtypes import Kind
 
-__all__ = ["estimate_bits", "plane_bits", "sample"]
+__all__ = ["plane_bits", "residual_bits", "sample"]
 
 # Runs, not single elements: neighbours share cache lines, and rows of a matrix differ from each other.
 _RUNS, _RUN = 32, 256
@@ -38,10 +38,8 @@ def plane_bits(plane: NDArray[np.uint8]) -> float:
     return plugin + (present.size - 1) / (2 * taken.size * float(np.log(2)))
 
 
-def estimate_bits(values: Words, prediction: Words | None, kind: Kind) -> float:
-    """About how many bits a word costs in byte planes, given the prediction."""
-    taken = sample(values)
-    guess = None if prediction is None else sample(prediction)
-    residual = to_residual(taken, guess, kind)
+def residual_bits(values: Words, prediction: Words | None, kind: Kind) -> float:
+    """About how many bits a word costs in byte planes, given the prediction; from samples, taken alike of both."""
+    residual = to_residual(values, prediction, kind)
     planes = residual.view(np.uint8).reshape(residual.size, residual.dtype.itemsize)
     return sum(plane_bits(np.ascontiguousarray(planes[:, k])) for k in range(planes.shape[1]))

@@ -39,7 +39,10 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """Turns input slots into a prediction. Stateless; its ``id`` is in the format and never changes meaning."""
+    """Turns input slots into a prediction, word by word: each one follows from the inputs at its place.
+
+    Stateless; its ``id`` is in the format and never changes meaning.
+    """
 
     @property
     def id(self) -> int: ...
@@ -52,8 +55,8 @@ class Predictor(Protocol):
         """Whether all slots are there and fit the block."""
         ...
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes:
-        """The parameters for this block, as they go into the record."""
+    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
+        """The parameters for these words (a sample of the block), as they go into the record; None if nothing fits."""
         ...
 
     def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:

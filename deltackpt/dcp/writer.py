@@ -20,7 +20,7 @@ from torch.futures import Future
 
 from deltackpt._version import __version__
 from deltackpt.api import Store
-from deltackpt.dcp.entries import OBJECT_DTYPE, chunk_box, classify_entries, planned_entries
+from deltackpt.dcp.entries import OBJECT_DTYPE, Path, chunk_box, classify_entries, planned_entries
 from deltackpt.dcp.results import encodings, receipts, write_results
 from deltackpt.errors import (
     IncompleteSaveError,
@@ -31,7 +31,7 @@ from deltackpt.errors import (
 from deltackpt.format.keys import MAX_STEP, StepKey, check_branch
 from deltackpt.format.manifest import Metric
 from deltackpt.formats.objects import object_to_stored
-from deltackpt.pipeline.plan_save import SaveItem
+from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.save import SaveSettings, default_threads, write_items
 from deltackpt.store.base_cache import parse_base_memory, shared_cache
 from deltackpt.store.catalog import DEFAULT_BRANCH
@@ -193,7 +193,12 @@ class DeltaStorageWriter(StorageWriter):
         )
         items, described = [], []
         for write_item in plan.items:
-            item, encoding = _save_item(write_item, planner, *kinds[write_item.index.fqn])
+            item, encoding = _save_item(
+                write_item,
+                planner,
+                paths.get(write_item.index.fqn) or (write_item.index.fqn,),
+                *kinds[write_item.index.fqn],
+            )
             items.append(item)
             described.append((write_item.index, item.box.numel * item.dtype.itemsize, encoding))
         opened = self._store.opened
@@ -209,7 +214,9 @@ class DeltaStorageWriter(StorageWriter):
         return write_results(described, receipt)
 
 
-def _save_item(item: WriteItem, planner: SavePlanner, artifact: str, role: str) -> tuple[SaveItem, str | None]:
+def _save_item(
+    item: WriteItem, planner: SavePlanner, place: Path, artifact: str, role: str
+) -> tuple[SaveItem, str | None]:
     """What the pipeline saves for one item of a plan, and the encoding of an object."""
     fqn = item.index.fqn
     if item.type == WriteItemType.BYTE_IO:
@@ -223,7 +230,7 @@ def _save_item(item: WriteItem, planner: SavePlanner, artifact: str, role: str) 
         def read_object(part: Box) -> NDArray[np.uint8]:
             return content[part.slices()].copy()
 
-        return SaveItem(fqn, "object", OBJECT_DTYPE, box, artifact, role, read_object), encoding
+        return SaveItem(fqn, "object", OBJECT_DTYPE, box, artifact, role, place, read_object), encoding
     tensor = planner.resolve_data(item)
     if not isinstance(tensor, torch.Tensor) or item.tensor_data is None:
         raise UnsupportedDataError("planned as a tensor, but the planner gave an object", where=fqn)
@@ -236,7 +243,7 @@ def _save_item(item: WriteItem, planner: SavePlanner, artifact: str, role: str) 
             hint="a planner that changes tensors must change its plan, too",
         )
     dtype = from_torch_dtype(tensor.dtype, where=fqn)
-    return SaveItem(fqn, "tensor", dtype, box, artifact, role, _reader(tensor.detach(), box, fqn)), None
+    return SaveItem(fqn, "tensor", dtype, box, artifact, role, place, _reader(tensor.detach(), box, fqn)), None
 
 
 def _reader(tensor: torch.Tensor, shard: Box, fqn: str) -> Callable[[Box], NDArray[np.uint8]]:

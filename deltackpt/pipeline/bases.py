@@ -17,7 +17,7 @@ from deltackpt.store.catalog import find_place, newest_before
 from deltackpt.store.chain import Chain, choose_chain
 from deltackpt.store.opened import OpenStore
 
-__all__ = ["Bases", "choose_base"]
+__all__ = ["Bases", "GroupBases", "choose_base"]
 
 _LOG = logging.getLogger("deltackpt")
 
@@ -83,6 +83,20 @@ class Bases:
         with self._lock:
             self._counts[source] += 1
         return data
+
+
+class GroupBases:
+    """The base blocks of one group, each read once; used by one thread."""
+
+    def __init__(self, bases: Bases) -> None:
+        self._bases = bases
+        self._read: dict[bytes, Bytes | None] = {}
+
+    def read(self, block: BaseBlock) -> Bytes | None:
+        """The bytes of a base block; None where it cannot be read."""
+        if block.address not in self._read:
+            self._read[block.address] = self._bases.read(block)
+        return self._read[block.address]
 
     def read_all(self, blocks: Sequence[BaseBlock]) -> dict[bytes, Bytes] | None:
         """The bytes of several base blocks by address; None where one of them cannot be read."""

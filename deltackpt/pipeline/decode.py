@@ -71,7 +71,7 @@ def decode_one(record: Record, bases: dict[bytes, Bytes], *, source: str, offset
     """Decode a record whose needs are given by address, and check the result against the record's own address."""
     dtype = by_code(record.dtype, where=source, offset=offset)
     inputs = slot_inputs(record.shape, record.needs, bases, source=source)
-    encoded = Encoded(record.predictor, record.coder, record.params, memoryview(record.payload), tuple(inputs))
+    encoded = Encoded(record.predictor, record.coder, record.params, memoryview(record.payload))
     size = math.prod(record.shape) * dtype.itemsize
     data = decode_block(encoded, dtype, size, inputs, source=source)
     if hashing.address(data.data) != record.address:

@@ -1,7 +1,8 @@
-"""One block of a save: a duplicate of something stored, or a new record."""
+"""The blocks of one group: each a duplicate of something stored, or a new record."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 
 from deltackpt.codec import CodecOptions, encode_block
 from deltackpt.format.record import Record, encode_record
-from deltackpt.pipeline.bases import Bases
-from deltackpt.pipeline.plan_save import BlockTask, whole_or_tiles
-from deltackpt.pipeline.slots import slot_inputs
+from deltackpt.pipeline.bases import Bases, GroupBases
+from deltackpt.pipeline.offers import Member, Offer, make_offers
+from deltackpt.pipeline.plan_save import BlockTask
 from deltackpt.store.base import BaseBlock, RecordRef
 
-__all__ = ["EncodedBlock", "Repeat", "StoredBlock", "TakenBlock", "resolve"]
+__all__ = ["EncodedBlock", "Repeat", "Resolved", "StoredBlock", "TakenBlock", "resolve_group"]
 
 Bytes = NDArray[np.uint8]
 
@@ -39,6 +40,7 @@ class StoredBlock:
     """The block is in the store already."""
 
     ref: RecordRef
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,46 +52,74 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedBlock:
-    """The block is a new record: its parts, its bytes, and the base blocks that it needs, in the order of its needs."""
+    """The block is a new record.
+
+    Attributes:
+        record, data: its parts and its bytes.
+        needs: what it is decoded from, in the order of the record's needs: blocks of the base, or positions in the
+            group.
+        depth: how many records are decoded to get it.
+    """
 
     record: Record
     data: bytes
-    bases: tuple[BaseBlock, ...]
+    needs: tuple[BaseBlock | int, ...]
+    depth: int
 
 
-def resolve(taken: TakenBlock, bases: Bases, options: CodecOptions) -> StoredBlock | Repeat | EncodedBlock:
-    """Decide what a block becomes. Equal addresses are only a hint: a duplicate counts once its bytes were compared."""
-    task = taken.task
-    twin = task.twin
+Resolved = StoredBlock | Repeat | EncodedBlock
+
+
+def resolve_group(
+    group: Sequence[TakenBlock], bases: Bases, options: CodecOptions, max_depth: int
+) -> tuple[Resolved, ...]:
+    """Decide what each block of a group becomes, in order. Base blocks are read once for the whole group."""
+    reader = GroupBases(bases)
+    members: list[Member] = []
+    resolved: list[Resolved] = []
+    for taken in group:
+        result = _find_duplicate(taken, reader) or _encode(taken, members, reader, options, max_depth)
+        resolved.append(result)
+        members.append(_as_member(taken, result))
+    return tuple(resolved)
+
+
+def _as_member(taken: TakenBlock, result: Resolved) -> Member:
+    if isinstance(result, EncodedBlock):
+        return Member(taken.task, taken.data, taken.address, result.depth, len(result.data))
+    # A duplicate costs this save nothing, but reading it takes a record of unknown length: not a partner.
+    return Member(taken.task, taken.data, taken.address, None, 0)
+
+
+def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repeat | None:
+    """What the block is a duplicate of. Equal addresses are only a hint: what counts is that bytes were compared."""
+    task, twin = taken.task, taken.task.twin
     if twin is not None and task.reuse and twin.address == taken.address:
         stored = bases.read(twin)
         if stored is not None and np.array_equal(stored, taken.data):
-            return StoredBlock(twin.ref)
+            return StoredBlock(twin.ref, twin.depth)
     elif taken.first is not None:
         number, first = taken.first
         if np.array_equal(first.item.read(first.box), taken.data):
             return Repeat(number)
-    return _encode(taken, bases, options)
+    return None
 
 
-def _encode(taken: TakenBlock, bases: Bases, options: CodecOptions) -> EncodedBlock:
+def _encode(
+    taken: TakenBlock, members: Sequence[Member], bases: GroupBases, options: CodecOptions, max_depth: int
+) -> EncodedBlock:
     task = taken.task
-    shape, dtype = task.box.sizes, task.item.dtype
-    found = bases.read_all(task.bases) if task.bases else None
-    needs = whole_or_tiles(task.box, dtype, task.bases) if found else ()
-    inputs = slot_inputs(shape, needs, found, source=task.item.fqn) if found else {}
-    encoded = encode_block(taken.data, dtype, inputs, options)
-    if not encoded.slots:
-        needs = ()
-    by_address = {block.address: block for block in task.bases}
+    offers = make_offers(task, members, bases, max_depth)
+    encoded = encode_block(taken.data, task.item.dtype, [offer.candidate for offer in offers], options)
+    offer = Offer.none() if encoded.choice is None else offers[encoded.choice]
     record = Record(
-        dtype=dtype.code,
+        dtype=task.item.dtype.code,
         predictor=encoded.predictor,
         coder=encoded.coder,
         address=taken.address,
-        shape=shape,
-        needs=needs,
+        shape=task.box.sizes,
+        needs=offer.needs,
         params=encoded.params,
         payload=encoded.payload,
     )
-    return EncodedBlock(record, encode_record(record), tuple(by_address[need.address] for need in needs))
+    return EncodedBlock(record, encode_record(record), offer.sources, offer.depth)

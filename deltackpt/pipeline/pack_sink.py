@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 
 from deltackpt.backend.base import Backend
@@ -14,31 +15,42 @@ from deltackpt.format.pack import PackBuilder
 __all__ = ["PackSink"]
 
 
+@dataclass(slots=True)
+class _Open:
+    """A pack that fills: its number among all packs, and what it holds."""
+
+    number: int
+    builder: PackBuilder
+
+
 class PackSink:
-    """Appends records to packs. Holds at most two packs in memory: the one that fills and the one being put."""
+    """Appends records to packs. In memory are one pack that fills for each artifact, and one that is being put."""
 
     def __init__(self, backend: Backend, pack_bytes: int) -> None:
         self._backend = backend
         self._pack_bytes = pack_bytes
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltackpt-put")
-        self._open: PackBuilder | None = None
-        self._artifact = ""
-        self._packs: list[PackInfo] = []
+        self._open: dict[str, _Open] = {}
+        self._packs: list[PackInfo | None] = []
         self._put: Future[None] | None = None
 
     def add(self, artifact: str, record: bytes) -> tuple[int, int]:
         """Append a record; gives the number of its pack and its offset there."""
-        if self._open is not None and (artifact != self._artifact or self._open.size + len(record) > self._pack_bytes):
-            self._close()
-        if self._open is None:
-            self._open, self._artifact = PackBuilder(), artifact
-        return len(self._packs), self._open.add(record)
+        filling = self._open.get(artifact)
+        if filling is not None and filling.builder.size + len(record) > self._pack_bytes:
+            self._close(artifact)
+            filling = None
+        if filling is None:
+            filling = self._open[artifact] = _Open(len(self._packs), PackBuilder())
+            self._packs.append(None)
+        return filling.number, filling.builder.add(record)
 
     def finish(self) -> tuple[PackInfo, ...]:
         """Wait until everything is durable; gives the packs in order of their numbers."""
-        self._close()
+        for artifact in list(self._open):
+            self._close(artifact)
         self._wait()
-        return tuple(self._packs)
+        return tuple(pack for pack in self._packs if pack is not None)
 
     def __enter__(self) -> PackSink:
         return self
@@ -48,13 +60,11 @@ class PackSink:
     ) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _close(self) -> None:
-        if self._open is None:
-            return
-        data = self._open.finish()
-        self._open = None
+    def _close(self, artifact: str) -> None:
+        filled = self._open.pop(artifact)
+        data = filled.builder.finish()
         name = blake3_digest(data)
-        self._packs.append(PackInfo(name, len(data), self._artifact))
+        self._packs[filled.number] = PackInfo(name, len(data), artifact)
         self._wait()
         self._put = self._executor.submit(self._backend.put, pack_key(name), data)
 

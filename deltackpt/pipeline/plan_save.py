@@ -1,46 +1,20 @@
-"""What a save writes, in which order, and from which base blocks. Pure."""
+"""What a save writes, in which order, and from which stored blocks and partners. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deltackpt.format.record import Need, Tile
+from deltackpt.pipeline.items import SaveItem
+from deltackpt.pipeline.partners import ItemGroup, Partners, group_items
 from deltackpt.store.base import BaseBlock, BaseView
 from deltackpt.store.chain import Chain
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import DType
 from deltackpt.tensor.grid import cut
 
-__all__ = ["BlockTask", "SaveItem", "ShardPlan", "plan_save", "whole_or_tiles"]
-
-# Optimizers come before models and moments before weights: needs point to earlier rows, and it is the weights that
-# can be predicted from the moments.
-_ROLE_ORDER = ("exp_avg", "exp_avg_sq", "momentum", "master", "weight")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SaveItem:
-    """One shard of a tensor, or one object, that this writer saves.
-
-    Attributes:
-        fqn, kind: its name, and ``"tensor"`` or ``"object"``.
-        dtype: the element type (uint8 for an object).
-        box: where it lies in its tensor.
-        artifact, role: see the vocabulary in ``docs/architecture.md``.
-        read: gives the bytes of a box inside ``box`` (global coordinates) as a new 1-D array that nobody else changes.
-    """
-
-    fqn: str
-    kind: str
-    dtype: DType
-    box: Box
-    artifact: str
-    role: str
-    read: Callable[[Box], NDArray[np.uint8]]
+__all__ = ["BlockGroup", "BlockTask", "GroupPlan", "plan_save", "tiles"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +27,7 @@ class BlockTask:
         twin: the base's block of the same box, if there is one.
         reuse: whether the twin may be referred to where it is equal; a key step reuses key records only.
         bases: the base's blocks to predict from; empty where no delta may be written.
+        partners: the blocks of its group that it may be predicted from.
     """
 
     item: SaveItem
@@ -60,44 +35,64 @@ class BlockTask:
     twin: BaseBlock | None
     reuse: bool
     bases: tuple[BaseBlock, ...]
+    partners: Partners
+
+
+BlockGroup = tuple[BlockTask, ...]
+"""The blocks of one box of the items of a group; they are resolved in this order, by one thread."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ShardPlan:
-    """One item and its blocks, in the order of the grid."""
+class GroupPlan:
+    """The items of a group, and their blocks in the order of the grid."""
 
-    item: SaveItem
-    blocks: tuple[BlockTask, ...]
+    items: tuple[SaveItem, ...]
+    blocks: tuple[BlockGroup, ...]
 
 
 def plan_save(
     items: Sequence[SaveItem], base: BaseView | None, chain: Chain, *, block_elements: int, max_depth: int
-) -> list[ShardPlan]:
-    """What to write for each item, grouped by artifact and ordered by role, with the base blocks each block may use."""
-    return [
-        ShardPlan(item, tuple(_task(item, box, base, chain, max_depth) for box in cut(item.box, block_elements)))
-        for item in sorted(items, key=_order)
-    ]
+) -> list[GroupPlan]:
+    """What to write for all items: in groups, and for each block what it may be predicted from.
+
+    The order is that of names, not of ``items``, so that equal states give equal records whatever order they come in.
+    """
+    ordered = sorted(items, key=lambda item: (item.artifact, item.fqn, item.box.offsets))
+    groups = group_items(ordered)
+    return [_plan_group(group, base, chain, block_elements, max_depth) for group in groups]
 
 
-def _order(item: SaveItem) -> tuple[bool, str, int, str, tuple[int, ...]]:
-    role = _ROLE_ORDER.index(item.role) if item.role in _ROLE_ORDER else len(_ROLE_ORDER)
-    return item.artifact != "optim", item.artifact, role, item.fqn, item.box.offsets
+def _plan_group(
+    group: ItemGroup, base: BaseView | None, chain: Chain, block_elements: int, max_depth: int
+) -> GroupPlan:
+    boxes = cut(group.items[0].box, block_elements)
+    return GroupPlan(
+        group.items,
+        tuple(
+            tuple(
+                _task(item, box, base, chain, max_depth, partners)
+                for item, partners in zip(group.items, group.partners, strict=True)
+            )
+            for box in boxes
+        ),
+    )
 
 
-def _task(item: SaveItem, box: Box, base: BaseView | None, chain: Chain, max_depth: int) -> BlockTask:
+def _task(
+    item: SaveItem, box: Box, base: BaseView | None, chain: Chain, max_depth: int, partners: Partners
+) -> BlockTask:
     if base is None:
-        return BlockTask(item, box, None, False, ())
+        return BlockTask(item, box, None, False, (), partners)
     found = base.blocks(item.fqn, item.kind, item.dtype.code, box)
     twin = found[0] if len(found) == 1 and found[0].box == box else None
-    reuse = twin is not None and (chain.delta or twin.depth == 1)
+    reuse = twin is not None and (chain.delta or twin.is_key)
     if not chain.delta or item.kind == "object":
-        return BlockTask(item, box, twin, reuse, ())
-    return BlockTask(item, box, twin, reuse, tuple(block for block in found if block.depth < max_depth))
+        return BlockTask(item, box, twin, reuse, (), partners)
+    return BlockTask(item, box, twin, reuse, tuple(block for block in found if block.depth < max_depth), partners)
 
 
-def whole_or_tiles(box: Box, dtype: DType, bases: Sequence[BaseBlock]) -> tuple[Need, ...]:
-    """The needs that fill slot 0 of a block from base blocks that overlap it."""
+def tiles(box: Box, dtype: DType, bases: Sequence[BaseBlock]) -> tuple[Need, ...]:
+    """The needs that fill slot 0 of a block from base blocks that overlap it, in the order of their offsets."""
     if len(bases) == 1 and bases[0].box == box:
         return (Need(0, dtype.code, bases[0].address, None),)
     needs = []

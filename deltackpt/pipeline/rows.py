@@ -29,7 +29,7 @@ class NewRecord:
     """A record that was just put into a pack.
 
     Attributes:
-        needs: what it is decoded from, in the order of the record's own list.
+        needs: what it is decoded from, in the order of the record's own list; a number is an earlier row of this index.
         depth: 1, or one more than the deepest of them.
         raw: the block's bytes.
         pack: the number of the pack, ``offset`` and ``length`` its bytes there.
@@ -41,7 +41,7 @@ class NewRecord:
     coder: int
     raw: int
     depth: int
-    needs: tuple[RecordRef, ...]
+    needs: tuple[RecordRef | int, ...]
     pack: int
     offset: int
     length: int
@@ -62,21 +62,17 @@ class IndexBuilder:
         return len(self._records) - 1
 
     def place_shard(self, fqn: str, box: Box, blocks: int) -> None:
-        """Start a shard; its blocks follow through :meth:`place_own` and :meth:`place_stored`."""
+        """Start a shard; its blocks follow through :meth:`place_block`."""
         self._shards.append(PlacedShard(fqn, box, blocks))
 
-    def place_own(self, row: int) -> None:
-        """The next block is the record in this row."""
-        self._blocks.append((0, row))
-
-    def place_stored(self, ref: RecordRef) -> None:
-        """The next block was stored before."""
-        self._blocks.append((self._ref(ref.identity), ref.row))
+    def place_block(self, place: RecordRef | int) -> None:
+        """The next block is this record: a row of this index, or one stored before."""
+        self._blocks.append(self._locate(place))
 
     def build(self, header: IndexHeader, packs: Sequence[PackInfo]) -> Index:
         """The finished index."""
         records = self._records
-        needs = [(self._ref(need.identity), need.row) for record in records for need in record.needs]
+        needs = [self._locate(need) for record in records for need in record.needs]
         identity = Identity(
             refs=tuple(self._refs),
             address=np.frombuffer(b"".join(r.address for r in records), dtype=np.uint8).reshape(-1, 16),
@@ -102,9 +98,11 @@ class IndexBuilder:
         )
         return make_index(header, identity, location, placement)
 
-    def _ref(self, identity: bytes) -> int:
-        """The number of another index in ``refs``, counted from 1."""
-        return self._refs.setdefault(identity, len(self._refs) + 1)
+    def _locate(self, place: RecordRef | int) -> tuple[int, int]:
+        """0 and the row, for a record of this index; else the number of its index in ``refs``, from 1, and the row."""
+        if isinstance(place, int):
+            return 0, place
+        return self._refs.setdefault(place.identity, len(self._refs) + 1), place.row
 
 
 def _ints(values: Sequence[int]) -> NDArray[np.int64]:

@@ -17,10 +17,11 @@ from deltackpt.format import hashing
 from deltackpt.format.index import IndexHeader, encode_index
 from deltackpt.format.keys import index_key
 from deltackpt.pipeline.bases import Bases, choose_base
-from deltackpt.pipeline.encode import EncodedBlock, Repeat, StoredBlock, TakenBlock, resolve
+from deltackpt.pipeline.encode import EncodedBlock, Resolved, StoredBlock, TakenBlock, resolve_group
+from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.ordered import ordered_map
 from deltackpt.pipeline.pack_sink import PackSink
-from deltackpt.pipeline.plan_save import BlockTask, SaveItem, plan_save
+from deltackpt.pipeline.plan_save import BlockGroup, BlockTask, GroupPlan, plan_save
 from deltackpt.pipeline.rows import IndexBuilder, NewRecord
 from deltackpt.store.base import RecordRef
 from deltackpt.store.base_cache import BaseCache
@@ -76,19 +77,19 @@ def write_items(
     bases = Bases(store, base, cache)
     codec = CodecOptions(level=options.level)
     cache.begin_save(settings.base_memory)
-    rows = _Rows(IndexBuilder(), cache if chain.keep else None)
     with (
         PackSink(store.backend, options.pack_bytes) as sink,
         ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-save") as executor,
     ):
+        rows = _Rows(IndexBuilder(), sink, cache if chain.keep else None)
         window = settings.threads + 1
-        tasks = (task for plan in plans for task in plan.blocks)
-        taken = _note_repeats(ordered_map(executor, _take, tasks, window=window))
-        resolved = ordered_map(executor, lambda t: (t, resolve(t, bases, codec)), taken, window=window)
+        groups = (group for plan in plans for group in plan.blocks)
+        taken = _note_repeats(ordered_map(executor, _take, groups, window=window))
+        resolved = ordered_map(
+            executor, lambda t: (t, resolve_group(t, bases, codec, options.max_depth)), taken, window=window
+        )
         for plan in plans:
-            rows.builder.place_shard(plan.item.fqn, plan.item.box, len(plan.blocks))
-            for _ in plan.blocks:
-                rows.place(*next(resolved), sink)
+            rows.add_groups(plan, resolved)
         packs = sink.finish()
     used = () if base is None else (base.manifest.header.key,)
     index = rows.builder.build(IndexHeader(branch, step, writer, used), packs)
@@ -98,47 +99,63 @@ def write_items(
     return WriterReceipt(name, len(data), rows.duplicates, bases.cached, bases.decoded)
 
 
-def _take(task: BlockTask) -> TakenBlock:
-    data = task.item.read(task.box)
-    return TakenBlock(task, data, hashing.address(data.data))
+def _take(group: BlockGroup) -> list[TakenBlock]:
+    blocks = []
+    for task in group:
+        data = task.item.read(task.box)
+        blocks.append(TakenBlock(task, data, hashing.address(data.data)))
+    return blocks
 
 
-def _note_repeats(blocks: Iterable[TakenBlock]) -> Iterator[TakenBlock]:
-    """Tell each block which earlier one of this save has its address."""
+def _note_repeats(groups: Iterable[list[TakenBlock]]) -> Iterator[list[TakenBlock]]:
+    """Tell each block which earlier one of this save has its address. Blocks are numbered in the order they come."""
     first: dict[bytes, tuple[int, BlockTask]] = {}
-    for number, block in enumerate(blocks):
-        seen = first.setdefault(block.address, (number, block.task))
-        yield block if seen[0] == number else replace(block, first=seen)
+    number = 0
+    for group in groups:
+        noted = []
+        for block in group:
+            seen = first.setdefault(block.address, (number, block.task))
+            noted.append(block if seen[0] == number else replace(block, first=seen))
+            number += 1
+        yield noted
 
 
 class _Rows:
     """The last arrow: puts resolved blocks, in order, into packs, the index and the cache of later bases."""
 
-    def __init__(self, builder: IndexBuilder, cache: BaseCache | None) -> None:
+    def __init__(self, builder: IndexBuilder, sink: PackSink, cache: BaseCache | None) -> None:
         self.builder = builder
         self.duplicates = 0
+        self._sink = sink
         self._cache = cache
         self._places: list[RecordRef | int] = []
 
-    def place(self, taken: TakenBlock, resolved: StoredBlock | Repeat | EncodedBlock, sink: PackSink) -> None:
-        if isinstance(resolved, EncodedBlock):
-            place: RecordRef | int = self._add(taken, resolved, sink)
-        else:
-            self.duplicates += 1
-            place = resolved.ref if isinstance(resolved, StoredBlock) else self._places[resolved.number]
-        self._places.append(place)
-        if isinstance(place, int):
-            self.builder.place_own(place)
-        else:
-            self.builder.place_stored(place)
-        if self._cache is not None:
-            twin = taken.task.twin
-            if twin is not None and twin.address != taken.address:
-                self._cache.discard(twin.address)
-            self._cache.put(taken.address, taken.data)
+    def add_groups(self, plan: GroupPlan, groups: Iterator[tuple[list[TakenBlock], tuple[Resolved, ...]]]) -> None:
+        """Take the blocks of one plan's groups, and place them as the shards of its items."""
+        placed: list[list[RecordRef | int]] = [[] for _ in plan.items]
+        for _ in plan.blocks:
+            taken, resolved = next(groups)
+            start = len(self._places)
+            for position, (block, result) in enumerate(zip(taken, resolved, strict=True)):
+                place = self._place(block, result, start)
+                self._places.append(place)
+                placed[position].append(place)
+                self._remember(block)
+        for item, places in zip(plan.items, placed, strict=True):
+            self.builder.place_shard(item.fqn, item.box, len(places))
+            for place in places:
+                self.builder.place_block(place)
 
-    def _add(self, taken: TakenBlock, block: EncodedBlock, sink: PackSink) -> int:
-        pack, offset = sink.add(taken.task.item.artifact, block.data)
+    def _place(self, taken: TakenBlock, resolved: Resolved, start: int) -> RecordRef | int:
+        """Where the block is now stored; ``start`` is the number of the first block of its group."""
+        if isinstance(resolved, EncodedBlock):
+            needs = tuple(self._places[start + need] if isinstance(need, int) else need.ref for need in resolved.needs)
+            return self._add(taken, resolved, needs)
+        self.duplicates += 1
+        return resolved.ref if isinstance(resolved, StoredBlock) else self._places[resolved.number]
+
+    def _add(self, taken: TakenBlock, block: EncodedBlock, needs: tuple[RecordRef | int, ...]) -> int:
+        pack, offset = self._sink.add(taken.task.item.artifact, block.data)
         return self.builder.add(
             NewRecord(
                 address=taken.address,
@@ -146,10 +163,19 @@ class _Rows:
                 predictor=block.record.predictor,
                 coder=block.record.coder,
                 raw=taken.data.size,
-                depth=1 + max((base.depth for base in block.bases), default=0),
-                needs=tuple(base.ref for base in block.bases),
+                depth=block.depth,
+                needs=needs,
                 pack=pack,
                 offset=offset,
                 length=len(block.data),
             )
         )
+
+    def _remember(self, taken: TakenBlock) -> None:
+        """Keep the block as a base of the next save, in the place of the one it follows."""
+        if self._cache is None:
+            return
+        twin = taken.task.twin
+        if twin is not None and twin.address != taken.address:
+            self._cache.discard(twin.address)
+        self._cache.put(taken.address, taken.data)

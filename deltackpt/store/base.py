@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deltackpt.errors import CorruptObjectError
 from deltackpt.format.index import Index
 from deltackpt.format.manifest import Entry, Manifest
+from deltackpt.store.closure import key_rows
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.grid import cut
@@ -32,12 +36,14 @@ class BaseBlock:
         address: the hash of its bytes.
         box: where it lies in its tensor.
         depth: how many records are decoded to get it.
+        is_key: whether that needs nothing from another step.
     """
 
     ref: RecordRef
     address: bytes
     box: Box
     depth: int
+    is_key: bool
 
 
 def index_lookup(store: OpenStore, manifest: Manifest) -> Callable[[bytes], Index]:
@@ -74,6 +80,7 @@ class BaseView:
         self.lookup = index_lookup(store, manifest)
         self._entries = {entry.fqn: number for number, entry in enumerate(manifest.entries)}
         self._placed: dict[int, dict[Box, int]] = {}
+        self._key_rows: dict[bytes, NDArray[np.bool_]] = {}
 
     def blocks(self, fqn: str, kind: str, dtype: int, box: Box) -> list[BaseBlock]:
         """The blocks of an entry that overlap a box; the one that equals it alone where there is one.
@@ -104,4 +111,12 @@ class BaseView:
         identity = self.manifest.indexes[int(self.manifest.block_index[number])].identity
         row = int(self.manifest.block_row[number])
         columns = self.lookup(identity).identity
-        return BaseBlock(RecordRef(identity, row), columns.address[row].tobytes(), box, int(columns.depth[row]))
+        if identity not in self._key_rows:
+            self._key_rows[identity] = key_rows(columns)
+        return BaseBlock(
+            ref=RecordRef(identity, row),
+            address=columns.address[row].tobytes(),
+            box=box,
+            depth=int(columns.depth[row]),
+            is_key=bool(self._key_rows[identity][row]),
+        )

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.errors import CorruptObjectError
-from deltackpt.format.index import Index
+from deltackpt.format.index import Identity, Index
 
-__all__ = ["Closure", "find_closure"]
+__all__ = ["Closure", "find_closure", "key_rows"]
 
 Lookup = Callable[[bytes], Index]
 
@@ -71,6 +71,19 @@ def find_closure(blocks: Iterable[tuple[bytes, NDArray[np.int64]]], lookup: Look
         for ref in np.unique(refs).tolist():
             want(identity if ref == 0 else columns.refs[ref - 1], targets[refs == ref])
     return Closure({identity: np.flatnonzero(mask).astype(np.int64) for identity, mask in sorted(wanted.items())})
+
+
+def key_rows(columns: Identity) -> NDArray[np.bool_]:
+    """For each record of an index, whether it is a key record: all it needs, directly or not, is in the same index."""
+    own = columns.need_ref == 0
+    owner = np.repeat(np.arange(len(columns.needs)), columns.needs)
+    is_key = np.ones(len(columns.needs), dtype=np.bool_)
+    is_key[owner[~own]] = False
+    while True:
+        spoiled = owner[own & ~is_key[np.where(own, columns.need_row, 0)]]
+        if not is_key[spoiled].any():
+            return is_key
+        is_key[spoiled] = False
 
 
 def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -35,7 +35,7 @@ from deltackpt.format.manifest import (
 )
 from deltackpt.store.catalog import find_place, newest_before
 from deltackpt.store.chain import Chain, choose_chain
-from deltackpt.store.closure import Closure, find_closure
+from deltackpt.store.closure import Closure, find_closure, key_rows
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.receipt import WriterReceipt
 from deltackpt.tensor.box import Box
@@ -197,12 +197,12 @@ def _by_identity(blocks: _Blocks) -> list[tuple[bytes, NDArray[np.int64]]]:
     ]
 
 
-def _column(blocks: _Blocks, lookup: Callable[[bytes], Index], name: str) -> NDArray[np.int64]:
-    """A column of the identity section for every block."""
+def _column(blocks: _Blocks, column: Callable[[bytes], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """For every block, the value in its row of a column that its index (by identity) has."""
     values = np.zeros(len(blocks.row), dtype=np.int64)
     for number in np.unique(blocks.number).tolist():
         mask = blocks.number == number
-        values[mask] = getattr(lookup(blocks.identities[number]).identity, name)[blocks.row[mask]]
+        values[mask] = column(blocks.identities[number])[blocks.row[mask]]
     return values
 
 
@@ -215,13 +215,14 @@ def _build(
     blocks: _Blocks,
     closure: Closure,
 ) -> Manifest:
-    depth = int(_column(blocks, known.lookup, "depth").max(initial=1))
-    raw = _column(blocks, known.lookup, "raw")
+    depth = int(_column(blocks, lambda i: known.lookup(i).identity.depth).max(initial=1))
+    raw = _column(blocks, lambda i: known.lookup(i).identity.raw)
+    is_key = bool(_column(blocks, lambda i: key_rows(known.lookup(i).identity).astype(np.int64)).all())
     position = {identity: number for number, identity in enumerate(closure.rows)}
     remap = np.array([position.get(identity, -1) for identity in blocks.identities], dtype=np.int64)
     previous = newest_before(store, draft.key.branch, draft.key.step)
     parent = None if previous is None else store.header(previous.key, previous.manifest_bytes)
-    chain_key, distance = _chain_place(store, draft.key, parent, depth, known.bases)
+    chain_key, distance = _chain_place(store, draft.key, parent, is_key, known.bases)
     header = ManifestHeader(
         key=draft.key,
         created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
@@ -259,7 +260,7 @@ def _build(
 
 
 def _chain_place(
-    store: OpenStore, key: StepKey, parent: ManifestHeader | None, depth: int, bases: Sequence[StepKey]
+    store: OpenStore, key: StepKey, parent: ManifestHeader | None, is_key: bool, bases: Sequence[StepKey]
 ) -> tuple[tuple[str, int], int]:
     """The key step of the chain and the distance to it, from what was really written.
 
@@ -267,7 +268,7 @@ def _chain_place(
     was meant.
     """
     here = (key.branch, key.step)
-    if depth == 1:
+    if is_key:
         return here, 0
     chain: Chain = choose_chain(store.options, parent)
     if chain.key is not None:

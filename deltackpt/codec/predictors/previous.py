@@ -24,7 +24,7 @@ class Previous:
         base = inputs.get(0)
         return base is not None and base.dtype == shape.dtype.word and base.size == shape.words
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes:
+    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
         return b""
 
     def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:

@@ -23,7 +23,7 @@ class Zero:
     def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
         return True
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes:
+    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
         return b""
 
     def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:

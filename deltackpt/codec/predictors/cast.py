@@ -1,0 +1,56 @@
+"""A 16-bit copy of fp32 values saved beside it: what rounding to nearest gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltackpt.codec.float_env import ieee_arithmetic
+from deltackpt.codec.residual import Words
+from deltackpt.codec.types import Prediction, Shape
+from deltackpt.errors import CorruptObjectError
+
+__all__ = ["Cast"]
+
+_TARGETS = ("bfloat16", "float16")
+_BF16_NAN, _FP16_NAN = 0x7FC0, 0x7E00
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Predicts bfloat16 or float16 words to be slot 0, float32, rounded to nearest, ties to even.
+
+    NaNs become the one quiet NaN that torch makes of them, whatever their payload.
+    """
+
+    id: int = 2
+    name: str = "cast"
+    slots: tuple[int, ...] = (0,)
+
+    def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
+        return (
+            shape.dtype.name in _TARGETS
+            and set(inputs) == {0}
+            and inputs[0].dtype == np.dtype("<u4")
+            and inputs[0].size == shape.words
+        )
+
+    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
+        return b""
+
+    def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:
+        if params or not self.applies(shape, inputs):
+            raise CorruptObjectError("predictor cast takes slot 0 in float32, and no parameters", where=source)
+        words: Words = inputs[0]
+        is_nan = (words & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        if shape.dtype.name == "bfloat16":
+            rounding = np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))
+            rounded = ((words + rounding) >> np.uint32(16)).astype("<u2")
+            rounded[is_nan] = _BF16_NAN
+        else:
+            with ieee_arithmetic():
+                rounded = words.view("<f4").astype("<f2").view("<u2")
+            rounded[is_nan] = _FP16_NAN
+        return Prediction(values=rounded)
