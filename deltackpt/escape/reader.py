@@ -57,6 +57,7 @@ Bytes = NDArray[np.uint8]
 Shape = tuple[int, ...]
 Box = tuple[Shape, Shape]  # offsets, sizes
 Ref = tuple[bytes, int]  # a record: the identity of its index, and its row there
+PREDICTORS = {0: (0, 0), 1: (1, 0), 2: (1, 0), 3: (3, 20), 4: (3, 16)}  # number of slots, bytes of parameters
 
 
 class Dtype(NamedTuple):
@@ -80,6 +81,9 @@ _DTYPES = """
 """
 _ROWS = (row.split() for row in _DTYPES.split(","))
 DTYPES = {int(c): Dtype(int(c), name, int(size), int(word), kind, safe) for c, name, size, word, kind, safe in _ROWS}
+
+
+Slots = dict[int, tuple[Dtype, Bytes]]  # inputs of a predictor: their dtypes and bytes
 
 
 class ReaderError(ValueError):
@@ -516,7 +520,7 @@ class Records:
         payload = Cursor(cursor.take(payload_size), f"{cursor.where}, payload")
         cursor.end()
         check_xxh64(data[:32] + data[40:], checksum, cursor.where)
-        if code not in DTYPES or predictor > 1 or coder > 1 or flags:
+        if code not in DTYPES or predictor not in PREDICTORS or coder > 1 or flags:
             fail(cursor.where, f"unknown dtype {code}, predictor {predictor}, coder {coder} or flags {flags}")
         dtype, ndim = DTYPES[code], meta.varint()
         shape = meta.varints(ndim) if ndim <= 64 else meta.fail(f"{ndim} dimensions")
@@ -525,13 +529,15 @@ class Records:
         known = [int(column[row]) for column in index.facts]
         if [code, predictor, coder, size] != known or address != index.address[row].tobytes() or not limits:
             fail(cursor.where, "damaged: not the record that its index says is here")
-        prediction = self.predict(meta, dtype, shape, sources)
-        if meta.varint() or (predictor == 0 and sources) or (coder == 0 and predictor != 0):
-            meta.fail("needs or parameters that its predictor or coder does not have")
+        slots = self.slots(meta, shape, sources)
+        parameters = bytes(meta.take(meta.varint()))
         meta.end()
         if coder == 0:
+            if predictor or slots or parameters:
+                meta.fail("damaged: needs or parameters that a raw record does not have")
             block: Bytes = np.frombuffer(payload.take(size), np.uint8)
         else:
+            prediction = predict(predictor, dtype, size, slots, parameters, meta.where)
             block = add_residual(prediction, read_planes(payload, size, dtype.word), dtype)
         payload.end()
         if xxhash is not None and xxhash.xxh3_128_digest(block.data) != address:
@@ -539,16 +545,22 @@ class Records:
         return block
 
     @staticmethod
-    def predict(meta: Cursor, dtype: Dtype, shape: Shape, sources: list[tuple[bytes, Bytes]]) -> Bytes:
-        """Reads the needs in ``meta`` and puts slot 0 together: zeros, and over them the boxes of the sources."""
+    def slots(meta: Cursor, shape: Shape, sources: list[tuple[bytes, Bytes]]) -> Slots:
+        """Reads the needs in ``meta`` and puts each slot together: zeros, and over them the boxes of the sources."""
         if meta.varint() != len(sources) or len(sources) > 65535:
             meta.fail("damaged: another number of needs than in its index")
-        element = np.dtype((np.void, dtype.size))
-        slot, boxes, zeros = np.zeros(shape, element), list[Box](), (0,) * len(shape)
+        zeros = (0,) * len(shape)
+        slots: dict[int, tuple[Dtype, NDArray[Any]]] = {}
+        boxes: dict[int, list[Box]] = {}
         for expected, source in sources:
             number, flags, code, address = meta.varint(), meta.number(1), meta.number(1), meta.take(16)
-            if (number, code) != (0, dtype.code) or flags > 1 or address != expected:
-                meta.fail("damaged: a need that its predictor does not have, or not the one in its index")
+            if flags > 1 or code not in DTYPES or address != expected:
+                meta.fail("damaged: a need that is not one, or not the one in its index")
+            dtype = DTYPES[code]
+            if number not in slots:
+                slots[number] = (dtype, np.zeros(shape, np.dtype((np.void, dtype.size))))
+            if slots[number][0] != dtype:
+                meta.fail("damaged: a need with a dtype that its slot does not have")
             if flags == 1:
                 source_shape, start, sizes, target = shape, zeros, shape, zeros
             elif meta.varint() == len(shape):
@@ -561,11 +573,55 @@ class Records:
                 )
             check_boxes([(start, sizes)], source_shape, meta.where)
             check_boxes([(target, sizes)], shape, meta.where)
-            boxes.append((target, sizes))
+            boxes.setdefault(number, []).append((target, sizes))
             here, there = (tuple(slice(o, o + s) for o, s in zip(at, sizes, strict=True)) for at in (target, start))
-            slot[here] = source.view(element).reshape(source_shape)[there]
-        check_boxes(boxes, shape, meta.where)
-        return slot.reshape(-1).view(np.uint8)
+            array = slots[number][1]
+            array[here] = source.view(array.dtype).reshape(source_shape)[there]
+        for tiles in boxes.values():
+            check_boxes(tiles, shape, meta.where)
+        return {number: (dtype, array.reshape(-1).view(np.uint8)) for number, (dtype, array) in slots.items()}
+
+
+def predict(number: int, dtype: Dtype, size: int, slots: Slots, parameters: bytes, where: str) -> Bytes:
+    """What predictor ``number`` makes of its slots: the bytes of a block of ``size`` bytes."""
+    wanted, length = PREDICTORS[number]
+    if sorted(slots) != list(range(wanted)) or len(parameters) != length:
+        fail(where, f"damaged: slots or parameters that predictor {number} does not have")
+    if number == 0:
+        return np.zeros(size, np.uint8)
+    kinds = {slot_dtype.name for slot_dtype, _ in slots.values()}
+    if number == 1 and kinds == {dtype.name}:
+        return slots[0][1]
+    if kinds != {"float32"} or dtype.name not in (("bfloat16", "float16") if number == 2 else ("float32",)):
+        fail(where, f"damaged: slots of dtypes that predictor {number} does not have")
+    with np.errstate(all="ignore"):
+        if number == 2:
+            return cast(slots[0][1].view("<u4"), dtype)
+        base = slots[0][1].view("<f4")
+        first, second = (slots[k][1].view("<f4").astype(np.float64) for k in (1, 2))
+        if number == 3:
+            rate, epsilon, decay = struct.unpack("<ddf", parameters)
+            predicted = base * np.float32(decay) + (rate * (first / (np.sqrt(second) + epsilon))).astype(np.float32)
+        else:
+            beta1, beta2 = struct.unpack("<dd", parameters)
+            gradient = (first - beta1 * second) / (1.0 - beta1)
+            predicted = (beta2 * base.astype(np.float64) + (1.0 - beta2) * (gradient * gradient)).astype(np.float32)
+    words: NDArray[Any] = np.where(np.isnan(predicted), base.view("<u4"), predicted.view("<u4"))
+    return words.view(np.uint8)
+
+
+def cast(words: NDArray[Any], dtype: Dtype) -> Bytes:
+    """float32 words rounded to 16 bits, to nearest, ties to even; every NaN becomes the same one."""
+    nan = (words & np.uint32(0x7FFFFFFF)) > 0x7F800000
+    if dtype.name == "bfloat16":
+        up = np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))
+        rounded = ((words + up) >> np.uint32(16)).astype("<u2")
+        rounded[nan] = 0x7FC0
+    else:
+        rounded = words.view("<f4").astype("<f2").view("<u2")
+        rounded[nan] = 0x7E00
+    result: Bytes = rounded.view(np.uint8)
+    return result
 
 
 def read_planes(payload: Cursor, size: int, word: int) -> Bytes:
