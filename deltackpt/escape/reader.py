@@ -555,7 +555,7 @@ class Records:
         for expected, source in sources:
             number, flags, code, address = meta.varint(), meta.number(1), meta.number(1), meta.take(16)
             if flags > 1 or code not in DTYPES or address != expected:
-                meta.fail("damaged: a need that is not one, or not the one in its index")
+                meta.fail("damaged: a need that the format does not have, or not the one in its index")
             dtype = DTYPES[code]
             if number not in slots:
                 slots[number] = (dtype, np.zeros(shape, np.dtype((np.void, dtype.size))))
