@@ -7,6 +7,7 @@ time of the save. It then continues the training from a middle step, in two ways
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -26,6 +27,7 @@ from benchmarks.gpt import GPTConfig
 from benchmarks.text import Tokenizer, read_sources
 from benchmarks.training import TrainConfig, Trainer, make_deterministic
 from deltackpt import Store
+from deltackpt.cli.text import format_size
 from deltackpt.errors import DeltackptError
 
 __all__ = ["main"]
@@ -97,7 +99,7 @@ def _make_folder(out: Path, needed: int) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise UnusableError(
-            f"{out} has {demo_view.human(free)} of free space and the run may need {demo_view.human(needed)}; "
+            f"{out} has {format_size(free)} of free space and the run may need {format_size(needed)}; "
             "name a folder on another disk with --out, or save fewer steps with --save-every"
         )
 
@@ -164,6 +166,12 @@ def _resume_twice(
     return exact
 
 
+def _command() -> str:
+    """How to call the command line from here: it lies beside Python in an environment that may not be active."""
+    command = Path(sys.executable).with_name("deltackpt")
+    return os.path.relpath(command) if command.exists() and shutil.which("deltackpt") != str(command) else "deltackpt"
+
+
 def _demo(console: Console, size: Size, out: Path, seed: int) -> bool:
     """Run everything; True if every comparison was exact."""
     began = time.perf_counter()
@@ -183,7 +191,7 @@ def _demo(console: Console, size: Size, out: Path, seed: int) -> bool:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     _make_folder(out, parameters * (3 * 4 + 2) * (len(to_save) + 3))
     console.print(
-        f"[bold]Training[/] a GPT of {parameters / 1e6:.2f} million parameters on {demo_view.human(len(text))} of the "
+        f"[bold]Training[/] a GPT of {parameters / 1e6:.2f} million parameters on {format_size(len(text))} of the "
         f"standard library's sources, for {size.steps} steps with {len(to_save)} saves in the background. "
         "A state: fp32 weights, AdamW's fp32 moments, a bf16 copy of the weights."
     )
@@ -205,7 +213,7 @@ def _demo(console: Console, size: Size, out: Path, seed: int) -> bool:
     console.print(demo_view.WORDS)
     console.print(
         f"\n{time.perf_counter() - began:.0f} s in all, {trained:.0f} s of it training and saving. "
-        f"Machine: {demo_view.machine()}.\nThe steps are in {out / 'store'}: try `deltackpt log {out / 'store'}`."
+        f"Machine: {demo_view.machine()}.\nThe steps are in {out / 'store'}: try `{_command()} log {out / 'store'}`."
     )
     return exact
 

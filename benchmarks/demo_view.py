@@ -15,8 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from benchmarks.demo_run import RunLog
+from deltackpt.cli.text import format_size
 
-__all__ = ["WORDS", "human", "loss_table", "machine", "make_console", "running", "step_table", "summary", "totals"]
+__all__ = ["WORDS", "loss_table", "machine", "make_console", "running", "step_table", "summary", "totals"]
 
 _WIDTH = 100
 _PLAIN_LINES = 10
@@ -24,10 +25,13 @@ _PLAIN_LINES = 10
 # The artifacts of a state (benchmarks.training) that have tensors.
 _PARTS = {"model": "model: fp32 weights", "optim": "optim: fp32 moments", "train": "train: bf16 weights"}
 
+# By role, in % of raw, in the full demo (key step, delta over 5 steps, over 1): fp32 weights 84, 71, 63; exp_avg 84, 84,
+# 82; exp_avg_sq 81, 73, 66; bf16 69, 41, 26.
 WORDS = (
     "The tied embedding is in a state twice and stored once. Beyond that, a key step saves on exponents alone; deltas "
-    "pay for the bf16 copy and, at short intervals, for fp32 weights and second moments. Mantissas of fp32 are close "
-    "to noise: do not expect much more of an exact full AdamW state, and expect less at longer intervals."
+    "pay for the bf16 copy and, at short intervals, for fp32 weights and second moments, hardly for first moments. "
+    "Mantissas of fp32 are close to noise: do not expect much more of an exact full AdamW state, and expect less at "
+    "longer intervals."
 )
 
 
@@ -35,14 +39,6 @@ def make_console() -> Console:
     """A console at most 100 columns wide; exactly that where there is no terminal to ask."""
     console = Console(highlight=False)
     return Console(highlight=False, width=min(_WIDTH, console.width) if console.is_terminal else _WIDTH)
-
-
-def human(count: float) -> str:
-    """``count`` bytes in decimal units."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.2f} {unit}" if unit == "GB" else f"{count / scale:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
 
 
 def machine() -> str:
@@ -68,7 +64,7 @@ class RunProgress:
         """Show that ``step`` is done."""
         raw = sum(saved.info.raw_bytes for saved in log.saved)
         stored = sum(saved.info.stored_bytes for saved in log.saved)
-        saves = f"{human(raw)} stored in {human(stored)}" if log.saved else ""
+        saves = f"{format_size(raw)} stored in {format_size(stored)}" if log.saved else ""
         if self.bar is not None:
             self.bar.update(self.task, completed=step, loss=f"{log.losses[step]:.4f}", saves=saves)
         elif step % max(1, self.steps // _PLAIN_LINES) == 0 or step == self.steps:
@@ -103,8 +99,8 @@ def step_table(log: RunLog) -> Table:
             str(info.step),
             f"+{saved.interval}",
             f"{log.losses[info.step]:.4f}",
-            human(info.raw_bytes),
-            human(info.stored_bytes),
+            format_size(info.raw_bytes),
+            format_size(info.stored_bytes),
             f"{info.raw_bytes / info.stored_bytes:.2f}x",
             "key" if info.is_key else "delta",
             str(info.depth),
@@ -159,4 +155,4 @@ def totals(log: RunLog) -> str:
     """All saved steps in one line."""
     raw = sum(saved.info.raw_bytes for saved in log.saved)
     stored = sum(saved.info.stored_bytes for saved in log.saved)
-    return f"{len(log.saved)} steps, {human(raw)}, are stored in {human(stored)}: {raw / stored:.2f}x."
+    return f"{len(log.saved)} steps, {format_size(raw)}, are stored in {format_size(stored)}: {raw / stored:.2f}x."
