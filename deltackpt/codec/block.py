@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deltackpt.codec import registry
 from deltackpt.codec.residual import Words
 from deltackpt.codec.sampling import estimate_bits
-from deltackpt.codec.types import Predictor, Shape
+from deltackpt.codec.types import Inputs, Predictor, Shape, Slot
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType
 
@@ -62,29 +62,36 @@ def encode_block(
     dtype: DType,
     inputs: Mapping[int, tuple[DType, NDArray[np.uint8]]],
     options: CodecOptions,
+    *,
+    input_bytes: int = 0,
 ) -> Encoded:
-    """Encode a block by the cheapest of the predictors whose inputs are there.
+    """Encode a block by the cheapest of the predictors whose inputs are there, and never in more than its own bytes.
 
     Args:
         data: the block's bytes, 1-D.
         dtype: its element type.
         inputs: for each slot its element type and bytes, of as many elements as the block.
         options: how hard to try.
+        input_bytes: what a record that uses the inputs takes beside its payload, to say which they are.
     """
     shape = Shape(dtype, data.size // dtype.word_bytes)
     values = _words(data, dtype)
-    slots = {number: _words(array, kind) for number, (kind, array) in inputs.items()}
-    chosen = _cheapest(values, shape, slots)
+    slots = _slots(inputs)
+    chosen = _cheapest(values, shape, slots, input_bytes)
     used = {number: slots[number] for number in chosen.slots}
     params = chosen.fit(values, shape, used)
     prediction = chosen.predict(shape, used, params, source="encoder")
     payload = registry.coder(_PLANES, source="encoder").encode(values, prediction, shape, level=options.level)
-    if len(payload) >= data.size:
+    if len(payload) + (input_bytes if chosen.slots else 0) >= data.size:
         return Encoded(0, _RAW, b"", data.tobytes(), ())
     return Encoded(chosen.id, _PLANES, params, payload, chosen.slots)
 
 
-def _cheapest(values: Words, shape: Shape, slots: Mapping[int, Words]) -> Predictor:
+def _slots(inputs: Mapping[int, tuple[DType, NDArray[np.uint8]]]) -> dict[int, Slot]:
+    return {number: Slot(kind, _words(array, kind)) for number, (kind, array) in inputs.items()}
+
+
+def _cheapest(values: Words, shape: Shape, slots: Inputs, input_bytes: int) -> Predictor:
     """The predictor with the fewest estimated bits; one with inputs only where it pays."""
     candidates = [p for p in registry.PREDICTORS if p.applies(shape, slots)]
     best = candidates[0]
@@ -94,7 +101,7 @@ def _cheapest(values: Words, shape: Shape, slots: Mapping[int, Words]) -> Predic
     for candidate in candidates[1:]:
         used = {number: slots[number] for number in candidate.slots}
         prediction = candidate.predict(shape, used, candidate.fit(values, shape, used), source="encoder")
-        bits = estimate_bits(values, prediction.values, shape.dtype.kind)
+        bits = estimate_bits(values, prediction.values, shape.dtype.kind) + 8 * input_bytes / shape.words
         if bits < best_bits * (1 - _LEAST_GAIN):
             best, best_bits = candidate, bits
     return best
@@ -124,8 +131,7 @@ def decode_block(
     shape = Shape(dtype, size // dtype.word_bytes)
     predictor = registry.predictor(encoded.predictor, source=source)
     coder = registry.coder(encoded.coder, source=source)
-    slots = {number: _words(array, kind) for number, (kind, array) in inputs.items()}
-    prediction = predictor.predict(shape, slots, encoded.params, source=source)
+    prediction = predictor.predict(shape, _slots(inputs), encoded.params, source=source)
     values = coder.decode(memoryview(encoded.payload), prediction, shape, source=source)
     if values.size != shape.words:
         raise CorruptObjectError(f"decoded {values.size} words instead of {shape.words}", where=source)
