@@ -22,6 +22,11 @@ __all__ = ["BlockTask", "SaveItem", "ShardPlan", "plan_save", "whole_or_tiles"]
 _ROLE_ORDER = ("exp_avg", "exp_avg_sq", "momentum", "master", "weight")
 
 
+# How many full blocks of bases one block may be predicted from: it bounds what decoding the block reads and holds.
+# Enough for a change between 8 shards of rows and 16 of columns.
+_MOST_BASE_BLOCKS = 16
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SaveItem:
     """One shard of a tensor, or one object, that this writer saves.
@@ -51,14 +56,14 @@ class BlockTask:
         item: the shard it belongs to.
         box: where it lies in its tensor.
         twin: the base's block of the same box, if there is one.
-        reuse: whether the twin may be referred to where it is equal; a key step reuses key records only.
+        reusable: the base's blocks that may be referred to where one is equal; a key step reuses key records only.
         bases: the base's blocks to predict from; empty where no delta may be written.
     """
 
     item: SaveItem
     box: Box
     twin: BaseBlock | None
-    reuse: bool
+    reusable: tuple[BaseBlock, ...]
     bases: tuple[BaseBlock, ...]
 
 
@@ -75,7 +80,10 @@ def plan_save(
 ) -> list[ShardPlan]:
     """What to write for each item, grouped by artifact and ordered by role, with the base blocks each block may use."""
     return [
-        ShardPlan(item, tuple(_task(item, box, base, chain, max_depth) for box in cut(item.box, block_elements)))
+        ShardPlan(
+            item,
+            tuple(_task(item, box, base, chain, block_elements, max_depth) for box in cut(item.box, block_elements)),
+        )
         for item in sorted(items, key=_order)
     ]
 
@@ -85,15 +93,20 @@ def _order(item: SaveItem) -> tuple[bool, str, int, str, tuple[int, ...]]:
     return item.artifact != "optim", item.artifact, role, item.fqn, item.box.offsets
 
 
-def _task(item: SaveItem, box: Box, base: BaseView | None, chain: Chain, max_depth: int) -> BlockTask:
+def _task(
+    item: SaveItem, box: Box, base: BaseView | None, chain: Chain, block_elements: int, max_depth: int
+) -> BlockTask:
     if base is None:
-        return BlockTask(item, box, None, False, ())
+        return BlockTask(item, box, None, (), ())
     found = base.blocks(item.fqn, item.kind, item.dtype.code, box)
     twin = found[0] if len(found) == 1 and found[0].box == box else None
-    reuse = twin is not None and (chain.delta or twin.depth == 1)
+    reusable = tuple(block for block in found if chain.delta or block.depth == 1)
     if not chain.delta or item.kind == "object":
-        return BlockTask(item, box, twin, reuse, ())
-    return BlockTask(item, box, twin, reuse, tuple(block for block in found if block.depth < max_depth))
+        return BlockTask(item, box, twin, reusable, ())
+    bases = tuple(block for block in found if block.depth < max_depth)
+    if sum(block.box.numel for block in bases) > _MOST_BASE_BLOCKS * block_elements:
+        bases = ()
+    return BlockTask(item, box, twin, reusable, bases)
 
 
 def whole_or_tiles(box: Box, dtype: DType, bases: Sequence[BaseBlock]) -> tuple[Need, ...]:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from deltackpt.codec import CodecOptions
-from deltackpt.errors import InvalidArgumentError
+from deltackpt.errors import IncompleteSaveError, InvalidArgumentError
 from deltackpt.format import hashing
 from deltackpt.format.index import IndexHeader, encode_index
 from deltackpt.format.keys import index_key
@@ -69,6 +69,7 @@ def write_items(
 
     Raises:
         BackendError: the store could not be written; nothing of the save is visible.
+        IncompleteSaveError: an item gave other bytes than its box has.
     """
     options = store.options
     base, chain = choose_base(store, branch, step)
@@ -100,6 +101,9 @@ def write_items(
 
 def _take(task: BlockTask) -> TakenBlock:
     data = task.item.read(task.box)
+    wanted = task.box.numel * task.item.dtype.itemsize
+    if data.size != wanted:
+        raise IncompleteSaveError(f"its reader gave {data.size} bytes for a block of {wanted}", where=task.item.fqn)
     return TakenBlock(task, data, hashing.address(data.data))
 
 
