@@ -117,8 +117,8 @@ class Trainer:
     def state(self) -> State:
         """Everything that the run continues from, by artifact; tensors of the model and optimizer are not copied.
 
-        ``model`` and ``optim`` are what ``load_state_dict`` takes. ``model_bf16`` holds the weights rounded to
-        bfloat16, as one would ship them; tied weights are one tensor there too.
+        ``model`` and ``optim`` are what ``load_state_dict`` takes. ``weights_bf16`` of ``train`` are the weights
+        rounded to bfloat16, as one would ship them; tied weights are one tensor there too.
         """
         weights = self.model.state_dict()
         rounded: dict[int, Tensor] = {}
@@ -126,9 +126,13 @@ class Trainer:
             rounded.setdefault(weight.data_ptr(), weight.to(torch.bfloat16))
         return {
             "model": weights,
-            "model_bf16": {name: rounded[weight.data_ptr()] for name, weight in weights.items()},
             "optim": self.optimizer.state_dict(),
-            "train": {"step": self.step, "loss": self.loss, "rng": torch.get_rng_state()},
+            "train": {
+                "step": self.step,
+                "loss": self.loss,
+                "rng": torch.get_rng_state(),
+                "weights_bf16": {name: rounded[weight.data_ptr()] for name, weight in weights.items()},
+            },
             "config": {"model": asdict(self.model_config), "train": asdict(self.config)},
         }
 

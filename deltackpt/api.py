@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -174,12 +174,15 @@ class Store:
         found = find_step(self._opened, parse_step(step, branch))
         return Step(self._opened, found.key, found.manifest_bytes)
 
-    def verify(self, *, deep: bool = False) -> VerifyReport:
+    def verify(self, *, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Check that every step has all it needs; ``deep`` also decodes every record.
 
         Reports what is wrong and which steps and tensors it concerns; raises only where the store cannot be listed.
+
+        Args:
+            progress: called with the steps done and the steps in all.
         """
-        return verify_store(self._opened, deep=deep, threads=default_threads())
+        return verify_store(self._opened, deep=deep, threads=default_threads(), progress=progress)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"

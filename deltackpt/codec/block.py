@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deltackpt.codec import registry
 from deltackpt.codec.residual import Words
 from deltackpt.codec.sampling import residual_bits, sample
-from deltackpt.codec.types import Prediction, Shape
+from deltackpt.codec.types import Prediction, Shape, Slot
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType
 
@@ -48,11 +48,13 @@ class Candidate:
     Attributes:
         predictor: its id.
         inputs: for each of its slots the element type and the bytes, of as many elements as the block.
+        input_bytes: what the record takes beside its payload, to say which the inputs are.
         read_bytes: what decoding reads besides, of records that a reader of this artifact would not read otherwise.
     """
 
     predictor: int
     inputs: Mapping[int, tuple[DType, Bytes]]
+    input_bytes: int = 0
     read_bytes: int = 0
 
 
@@ -78,12 +80,12 @@ def _words(data: Bytes, dtype: DType) -> Words:
     return data.view(dtype.word)
 
 
-def _slots(inputs: Mapping[int, tuple[DType, Bytes]]) -> dict[int, Words]:
-    return {number: _words(array, dtype) for number, (dtype, array) in inputs.items()}
+def _slots(inputs: Mapping[int, tuple[DType, Bytes]]) -> dict[int, Slot]:
+    return {number: Slot(dtype, _words(array, dtype)) for number, (dtype, array) in inputs.items()}
 
 
 def encode_block(data: Bytes, dtype: DType, candidates: Sequence[Candidate], options: CodecOptions) -> Encoded:
-    """Encode a block by the cheapest of the candidates, or without a prediction where none pays.
+    """Encode a block by the cheapest of the candidates, or without a prediction; never in more than its own bytes.
 
     Args:
         data: the block's bytes, 1-D.
@@ -96,13 +98,14 @@ def encode_block(data: Bytes, dtype: DType, candidates: Sequence[Candidate], opt
     coder = registry.coder(_PLANES, source="encoder")
     choice, params = _cheapest(values, shape, candidates)
     if choice is None:
-        predictor, prediction = _ZERO, Prediction()
+        predictor, prediction, spent = _ZERO, Prediction(), 0
     else:
+        spent = candidates[choice].input_bytes
         predictor = candidates[choice].predictor
         inputs = _slots(candidates[choice].inputs)
         prediction = registry.predictor(predictor, source="encoder").predict(shape, inputs, params, source="encoder")
     payload = coder.encode(values, prediction, shape, level=options.level)
-    if len(payload) >= data.size:
+    if len(payload) + spent >= data.size:
         return Encoded(_ZERO, _RAW, b"", data.tobytes())
     return Encoded(predictor, coder.id, params, payload, choice)
 
@@ -123,12 +126,12 @@ def _cheapest(values: Words, shape: Shape, candidates: Sequence[Candidate]) -> t
         inputs = _slots(candidate.inputs)
         if not predictor.applies(shape, inputs):
             continue
-        inputs = {slot: sample(array) for slot, array in inputs.items()}
+        inputs = {number: Slot(slot.dtype, sample(slot.words)) for number, slot in inputs.items()}
         params = predictor.fit(taken, part, inputs)
         if params is None:
             continue
         prediction = predictor.predict(part, inputs, params, source="encoder")
-        bits = residual_bits(taken, prediction.values, shape.dtype.kind)
+        bits = residual_bits(taken, prediction.values, shape.dtype.kind) + 8 * candidate.input_bytes / shape.words
         read_bits = bits + 8 * candidate.read_bytes / shape.words
         if candidate.read_bytes and read_bits > _READ_FACTOR * alone_bits:
             continue

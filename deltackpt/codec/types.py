@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from deltackpt.codec.residual import Words
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["Coder", "Prediction", "Predictor", "Shape"]
+__all__ = ["Coder", "Inputs", "Prediction", "Predictor", "Shape", "Slot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,22 @@ class Shape:
 
     dtype: DType
     words: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """One input of a predictor.
+
+    Attributes:
+        dtype: its element type.
+        words: its elements as words of that type.
+    """
+
+    dtype: DType
+    words: Words
+
+
+Inputs: TypeAlias = Mapping[int, Slot]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,15 +67,15 @@ class Predictor(Protocol):
     @property
     def slots(self) -> tuple[int, ...]: ...
 
-    def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
+    def applies(self, shape: Shape, inputs: Inputs) -> bool:
         """Whether all slots are there and fit the block."""
         ...
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
+    def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes | None:
         """The parameters for these words (a sample of the block), as they go into the record; None if nothing fits."""
         ...
 
-    def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:
+    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
         """The prediction; the same on every machine.
 
         Raises:

@@ -22,7 +22,7 @@ from deltackpt.tensor.dtypes import by_code, by_name
 from deltackpt.tensor.roles import classify_all, role_of
 from deltackpt.tensor.torch_bridge import from_torch_dtype, to_torch_dtype
 
-__all__ = ["OBJECT_DTYPE", "Path", "chunk_box", "classify_entries", "dcp_metadata", "planned_entries"]
+__all__ = ["OBJECT_DTYPE", "Path", "chunk_box", "classify_entries", "dcp_metadata", "places", "planned_entries"]
 
 Path = tuple[str | int, ...]
 
@@ -56,7 +56,7 @@ def planned_entries(
     Raises:
         IncompleteSaveError: an object was planned but not written.
     """
-    paths = _paths(metadata)
+    paths = places(metadata.planner_data)
     kinds = classify_entries(
         {
             fqn: (paths.get(fqn), isinstance(stored, TensorStorageMetadata))
@@ -105,9 +105,12 @@ def planned_entries(
     return planned
 
 
-def _paths(metadata: Metadata) -> dict[str, Path]:
-    """FQN to place, as DCP's planner recorded it by flattening a nested state."""
-    data = metadata.planner_data
+def places(data: object) -> dict[str, Path]:
+    """FQN to place in the state, as DCP's planner records it in its ``planner_data`` when it flattens a nested state.
+
+    Raises:
+        UnsupportedDataError: ``data`` is something else.
+    """
     if data is None:
         return {}
     if not isinstance(data, Mapping) or not all(

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from deltackpt.api import Step, Store
+from deltackpt.dcp.arguments import CheckpointId, check_threads, step_of_id
 from deltackpt.dcp.entries import dcp_metadata
+from deltackpt.dcp.items import tensor_target
+from deltackpt.dcp.portable import portable
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.keys import StepKey
+from deltackpt.format.manifest import Manifest
 from deltackpt.formats.objects import stored_to_torch_bytes
-from deltackpt.pipeline.load import load_bytes, load_wanted
-from deltackpt.pipeline.plan_load import Wanted
+from deltackpt.formats.state import object_target
+from deltackpt.pipeline.load import load_wanted
 from deltackpt.pipeline.save import default_threads
 from deltackpt.store.catalog import DEFAULT_BRANCH
-from deltackpt.tensor.box import Box
-from deltackpt.tensor.dtypes import by_code
-from deltackpt.tensor.torch_bridge import to_torch_dtype
 
 __all__ = ["DeltaStorageReader"]
 
@@ -35,7 +33,8 @@ class DeltaStorageReader(StorageReader):
 
     Args:
         store: a :class:`deltackpt.Store` or its URL.
-        step: ``1000``, ``"latest"``, ``"BRANCH:1000"``.
+        step: ``1000``, ``"latest"``, ``"BRANCH:1000"``; without it, the digits that ``checkpoint_id`` ends with, and
+            ``"latest"`` where there is no ``checkpoint_id``.
         branch: the branch, where ``step`` does not name one.
         trust_objects: whether objects that are kept as pickles may be loaded, which lets them run any code.
         threads: how many threads decode; by default one a core.
@@ -46,8 +45,8 @@ class DeltaStorageReader(StorageReader):
 
     def __init__(
         self,
-        store: Store | str | os.PathLike[str],
-        step: int | str = "latest",
+        store: Store | CheckpointId,
+        step: int | str | None = None,
         *,
         branch: str = DEFAULT_BRANCH,
         trust_objects: bool = False,
@@ -58,16 +57,16 @@ class DeltaStorageReader(StorageReader):
         self._spec = step
         self._branch = branch
         self._trust_objects = trust_objects
-        self._threads = default_threads() if threads is None else threads
-        self._checkpoint_id: str | os.PathLike[str] | None = None
+        self._threads = default_threads() if threads is None else check_threads(threads)
+        self._checkpoint_id: CheckpointId | None = None
         self._step: Step | None = None
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Any id will do: the reader knows its step."""
+    def validate_checkpoint_id(cls, checkpoint_id: CheckpointId) -> bool:
+        """Any id will do: it only gives the step's number where no step was given."""
         return True
 
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+    def reset(self, checkpoint_id: CheckpointId | None = None) -> None:
         self._checkpoint_id = checkpoint_id
         self._step = None
 
@@ -79,30 +78,22 @@ class DeltaStorageReader(StorageReader):
         Raises:
             StepNotFoundError: there is no such step.
         """
-        self._step = self._store.step(self._spec, self._branch)
+        spec: int | str = "latest" if self._spec is None else self._spec
+        if self._spec is None and self._checkpoint_id is not None:
+            spec = step_of_id(self._checkpoint_id, type(self).__name__)
+        self._step = self._store.step(spec, self._branch)
         return dcp_metadata(self._step.manifest, StorageMeta(checkpoint_id=self._checkpoint_id))
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        if self._step is None:
-            raise InvalidArgumentError("set_up_storage_reader() before read_metadata()")
+        self._opened_step()
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Note which step this rank resolved."""
-        return dataclasses.replace(plan, storage_data=self._opened_step().key)
+        return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Make sure that all ranks read the same generation of the same step.
-
-        Raises:
-            InvalidArgumentError: they do not, because a save was committed while they looked for the latest.
-        """
-        keys: set[StepKey] = {plan.storage_data for plan in plans if plan.storage_data is not None}
-        if len(keys) > 1:
-            raise InvalidArgumentError(
-                f"ranks resolved {self._spec!r} to different steps: {', '.join(str(k) for k in sorted(keys))}",
-                hint="load again, or name the step by its number",
-            )
-        return plans
+        """Tell all ranks which generation of which step this one, the coordinator, found."""
+        key = self._opened_step().key
+        return [dataclasses.replace(plan, storage_data=key) for plan in plans]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Fill what the plan wants. Each stored block is decoded once, however many items touch it."""
@@ -111,28 +102,43 @@ class DeltaStorageReader(StorageReader):
             self._read(plan, planner)
             future.set_result(None)
         except Exception as error:
-            future.set_exception(error)
+            future.set_exception(portable(error))
         return future
 
     def _read(self, plan: LoadPlan, planner: LoadPlanner) -> None:
-        step = self._opened_step()
-        opened, manifest = self._store.opened, step.manifest
-        targets = []
-        for item in plan.items:
-            if item.type == LoadItemType.BYTE_IO:
-                fqn = item.storage_index.fqn
-                entry = manifest.entries[manifest.find(fqn)]
-                data = load_bytes(opened, manifest, fqn, threads=self._threads).tobytes()
-                planner.load_bytes(
-                    item,
-                    stored_to_torch_bytes(entry.encoding, data, trust_objects=self._trust_objects, fqn=fqn),
-                )
-            else:
-                targets.append((item, planner.resolve_tensor(item).detach()))
-        wanted = [_wanted(step, item, target) for item, target in targets]
+        manifest = self._agreed_manifest(plan)
+        opened = self._store.opened
+        items = [(item, manifest.entries[manifest.find(item.storage_index.fqn)]) for item in plan.items]
+        # Objects come first: no tensor is touched where one of them is not to be trusted.
+        objects = {item: (entry, *object_target(entry)) for item, entry in items if item.type == LoadItemType.BYTE_IO}
+        load_wanted(opened, manifest, [want for _, _, want in objects.values()], threads=self._threads)
+        for item, (entry, data, _) in objects.items():
+            stream = stored_to_torch_bytes(
+                entry.encoding, data.tobytes(), trust_objects=self._trust_objects, fqn=entry.fqn
+            )
+            planner.load_bytes(item, stream)
+        tensors = [(item, entry, planner.resolve_tensor(item).detach()) for item, entry in items if item not in objects]
+        wanted = [tensor_target(entry, item, target) for item, entry, target in tensors]
         load_wanted(opened, manifest, wanted, threads=self._threads)
-        for item, target in targets:
+        for item, _, target in tensors:
             planner.commit_tensor(item, target)
+
+    def _agreed_manifest(self, plan: LoadPlan) -> Manifest:
+        """The manifest that the coordinator chose. A rank that looked for the latest step may have found another one.
+
+        Plans are made of boxes of whole tensors, so one that was made for another step serves as well, as long as
+        these tensors have the same shapes there.
+
+        Raises:
+            InvalidArgumentError: they have not.
+        """
+        own = self._opened_step()
+        key = plan.storage_data
+        if not isinstance(key, StepKey) or key == own.key:
+            return own.manifest
+        agreed = self._store.opened.manifest(key)
+        _check_same_shapes(own.manifest, agreed, {item.storage_index.fqn for item in plan.items})
+        return agreed
 
     def _opened_step(self) -> Step:
         if self._step is None:
@@ -140,20 +146,13 @@ class DeltaStorageReader(StorageReader):
         return self._step
 
 
-def _wanted(step: Step, item: ReadItem, target: torch.Tensor) -> Wanted:
-    """The box of the stored tensor that an item reads, written into the tensor that the planner gave for it."""
-    fqn = item.storage_index.fqn
-    chunk = item.storage_index.offset or (0,) * len(item.storage_offsets)
-    box = Box(tuple(a + b for a, b in zip(chunk, item.storage_offsets, strict=True)), tuple(item.lengths))
-    if tuple(target.shape) != box.sizes:
-        raise InvalidArgumentError(
-            f"a target of shape {list(target.shape)} for a part of shape {list(box.sizes)}", where=fqn
-        )
-    entry = step.manifest.entries[step.manifest.find(fqn)]
-    dtype = to_torch_dtype(by_code(entry.dtype), where=fqn)
-
-    def write(place: Box, elements: NDArray[np.generic]) -> None:
-        source = torch.from_numpy(elements).view(dtype)
-        target[place.relative_to(box).slices()].copy_(source)
-
-    return Wanted(fqn, box, write)
+def _check_same_shapes(planned: Manifest, agreed: Manifest, names: Iterable[str]) -> None:
+    for fqn in sorted(names):
+        before, now = planned.entries[planned.find(fqn)], agreed.entries[agreed.find(fqn)]
+        if before.kind != now.kind or (now.kind == "tensor" and before.shape != now.shape):
+            raise InvalidArgumentError(
+                f"while ranks looked for the step to load, {agreed.header.key.branch}:{agreed.header.key.step} was "
+                "committed, and there it has another shape",
+                where=fqn,
+                hint="load again, or name the step by its number",
+            )

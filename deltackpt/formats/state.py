@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.manifest import Entry, Manifest
 from deltackpt.formats.objects import stored_to_object
-from deltackpt.pipeline.load import load_bytes, load_wanted
+from deltackpt.pipeline.load import load_wanted
 from deltackpt.pipeline.plan_load import Wanted
 from deltackpt.pipeline.slots import element_view
 from deltackpt.store.opened import OpenStore
@@ -22,7 +22,7 @@ from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
 from deltackpt.tensor.torch_bridge import new_tensor
 
-__all__ = ["Index", "load_entries", "load_object", "load_tensor"]
+__all__ = ["Index", "load_entries", "load_tensor", "object_target"]
 
 Index: TypeAlias = "int | slice | EllipsisType | tuple[int | slice | EllipsisType, ...]"
 
@@ -51,22 +51,30 @@ def load_entries(
     Raises:
         UntrustedObjectError: one of them is a pickle, and not ``trust_objects``.
     """
-    values: dict[str, object] = {}
+    # In the order of the entries, whatever is filled in first.
+    values: dict[str, object] = dict.fromkeys(entry.fqn for entry in entries)
+    objects = [(entry, *object_target(entry)) for entry in entries if entry.kind != "tensor"]
+    load_wanted(store, manifest, [want for _, _, want in objects], threads=threads)
+    for entry, data, _ in objects:
+        values[entry.fqn] = stored_to_object(entry.encoding, data.tobytes(), trust_objects=trust_objects, fqn=entry.fqn)
     wanted = []
     for entry in entries:
         if entry.kind == "tensor":
             values[entry.fqn], want = _target(entry, Box.whole(entry.shape))
             wanted.append(want)
-        else:
-            values[entry.fqn] = load_object(store, manifest, entry, trust_objects=trust_objects, threads=threads)
     load_wanted(store, manifest, wanted, threads=threads)
     return values
 
 
-def load_object(store: OpenStore, manifest: Manifest, entry: Entry, *, trust_objects: bool, threads: int) -> object:
-    """The value of one object."""
-    data = load_bytes(store, manifest, entry.fqn, threads=threads).tobytes()
-    return stored_to_object(entry.encoding, data, trust_objects=trust_objects, fqn=entry.fqn)
+def object_target(entry: Entry) -> tuple[NDArray[np.uint8], Wanted]:
+    """A new array for the bytes of an object, and the request that fills it. Many are loaded best with one call."""
+    box = Box.whole(entry.shape)
+    data = np.empty(box.numel, dtype=np.uint8)
+
+    def write(place: Box, elements: NDArray[np.generic]) -> None:
+        data[place.slices()] = elements
+
+    return data, Wanted(entry.fqn, box, write)
 
 
 def _target(entry: Entry, box: Box) -> tuple[torch.Tensor, Wanted]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.errors import CorruptObjectError, MissingObjectError, UnknownVersionError
+from deltackpt.errors import DeltackptError
 from deltackpt.pipeline.decode import BlockDecoder
-from deltackpt.store.base import BaseBlock, BaseView
+from deltackpt.store.base import UNUSABLE, BaseBlock, BaseView
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.catalog import find_place, newest_before
 from deltackpt.store.chain import Chain, choose_chain
@@ -22,9 +22,6 @@ __all__ = ["Bases", "GroupBases", "choose_base"]
 _LOG = logging.getLogger("deltackpt")
 
 Bytes = NDArray[np.uint8]
-
-# What a damaged or vanished base looks like. A save does without it: the new step must not fail for an old one.
-_UNUSABLE = (CorruptObjectError, MissingObjectError, UnknownVersionError)
 
 
 def choose_base(store: OpenStore, branch: str, step: int) -> tuple[BaseView | None, Chain]:
@@ -42,7 +39,7 @@ def choose_base(store: OpenStore, branch: str, step: int) -> tuple[BaseView | No
         if base is None:
             return None, alone
         return BaseView(store, store.manifest(base.key)), chain
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         _LOG.warning("step %s:%d is written without a base: %s", branch, step, error)
         return None, alone
 
@@ -54,6 +51,7 @@ class Bases:
         self._cache = cache
         self._decoder = None if view is None else BlockDecoder(store, view.lookup)
         self._counts = {"cached": 0, "decoded": 0}
+        self._damaged: set[str | None] = set()
         self._lock = threading.Lock()
 
     @property
@@ -67,7 +65,7 @@ class Bases:
         return self._counts["decoded"]
 
     def read(self, block: BaseBlock) -> Bytes | None:
-        """The bytes of a base block; None where it cannot be read any more, which is logged."""
+        """The bytes of a base block; None where it cannot be read any more, which is logged once an object."""
         held = self._cache.get(block.address)
         if held is not None:
             return self._count("cached", held)
@@ -75,9 +73,16 @@ class Bases:
             return None
         try:
             return self._count("decoded", self._decoder.decode(block.ref))
-        except _UNUSABLE as error:
-            _LOG.warning("a block is stored whole because its base cannot be read: %s", error)
+        except UNUSABLE as error:
+            self._log_once(error)
             return None
+
+    def _log_once(self, error: DeltackptError) -> None:
+        with self._lock:
+            known = error.where in self._damaged
+            self._damaged.add(error.where)
+        if not known:
+            _LOG.warning("blocks are stored whole because their base cannot be read: %s", error)
 
     def _count(self, source: str, data: Bytes) -> Bytes:
         with self._lock:

@@ -44,9 +44,8 @@ def needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
 def chain_of(ref: RecordRef, lookup: Lookup, known: Container[RecordRef] = ()) -> dict[RecordRef, list[RecordRef]]:
     """All records that decoding ``ref`` takes, each after those it needs, with its needs; without those known. Pure.
 
-    Without recursion: a chain may be thousands of records long. It ends because needs point backwards only: to
-        earlier rows, or
-    by hash to indexes that existed before.
+    Without recursion: a chain may be thousands of records long. It ends because needs point backwards only: to earlier
+    rows, or by hash to indexes that existed before.
     """
     order: dict[RecordRef, list[RecordRef]] = {}
     stack = [ref]
@@ -134,7 +133,8 @@ class BlockDecoder:
         data = self._store.backend.get(key, offset, int(location.length[row]))
         record = decode_record(data, source=key, offset=offset)
         columns = index.identity
-        if record.address != columns.address[row].tobytes():
+        size = math.prod(record.shape) * by_code(record.dtype, where=key, offset=offset).itemsize
+        if record.address != columns.address[row].tobytes() or size != columns.raw[row]:
             raise CorruptObjectError("another record than the index says", where=key, offset=offset)
         listed = [self._lookup(n.identity).identity.address[n.row].tobytes() for n in needs]
         if [need.address for need in record.needs] != listed:

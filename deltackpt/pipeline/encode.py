@@ -40,7 +40,6 @@ class StoredBlock:
     """The block is in the store already."""
 
     ref: RecordRef
-    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +92,12 @@ def _as_member(taken: TakenBlock, result: Resolved) -> Member:
 
 def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repeat | None:
     """What the block is a duplicate of. Equal addresses are only a hint: what counts is that bytes were compared."""
-    task, twin = taken.task, taken.task.twin
-    if twin is not None and task.reuse and twin.address == taken.address:
-        stored = bases.read(twin)
-        if stored is not None and np.array_equal(stored, taken.data):
-            return StoredBlock(twin.ref, twin.depth)
-    elif taken.first is not None:
+    for block in taken.task.reusable:
+        if block.address == taken.address:
+            stored = bases.read(block)
+            if stored is not None and np.array_equal(stored, taken.data):
+                return StoredBlock(block.ref)
+    if taken.first is not None:
         number, first = taken.first
         if np.array_equal(first.item.read(first.box), taken.data):
             return Repeat(number)
@@ -109,7 +108,7 @@ def _encode(
     taken: TakenBlock, members: Sequence[Member], bases: GroupBases, options: CodecOptions, max_depth: int
 ) -> EncodedBlock:
     task = taken.task
-    offers = make_offers(task, members, bases, max_depth)
+    offers = make_offers(task, taken.address, taken.data.size, members, bases, max_depth)
     encoded = encode_block(taken.data, task.item.dtype, [offer.candidate for offer in offers], options)
     offer = Offer.none() if encoded.choice is None else offers[encoded.choice]
     record = Record(

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.errors import CorruptObjectError, DeltackptError, MissingObjectError
+from deltackpt.errors import CorruptObjectError, DeltackptError, MissingObjectError, UnknownVersionError
 from deltackpt.format.manifest import Manifest
 from deltackpt.pipeline.decode import BlockDecoder
 from deltackpt.pipeline.ordered import ordered_map
@@ -32,6 +32,7 @@ def load_wanted(store: OpenStore, manifest: Manifest, wanted: Sequence[Wanted], 
 
     Raises:
         CorruptObjectError, MissingObjectError: a record is damaged or gone; names the tensor and the step.
+        UnknownVersionError: a record needs a newer version of this package.
     """
     lookup = index_lookup(store, manifest)
     decoder = BlockDecoder(store, lookup)
@@ -42,7 +43,7 @@ def load_wanted(store: OpenStore, manifest: Manifest, wanted: Sequence[Wanted], 
             data = decoder.decode(block.ref)
             for copy in block.copies:
                 _hand_over(data, copy.dtype.code, copy.block, copy.box, copy.wanted)
-        except (CorruptObjectError, MissingObjectError) as error:
+        except (CorruptObjectError, MissingObjectError, UnknownVersionError) as error:
             _name_tensor(error, manifest, block)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="deltackpt-load") as executor:

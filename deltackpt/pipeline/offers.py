@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deltackpt.codec import Candidate
 from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, ZERO
 from deltackpt.format.record import Need
+from deltackpt.format.record_meta import MAX_NEEDS, put_meta
 from deltackpt.pipeline.bases import GroupBases
 from deltackpt.pipeline.plan_save import BlockTask, tiles
 from deltackpt.pipeline.slots import slot_inputs
@@ -72,10 +73,18 @@ class _Slot:
         return cls(number, position, members[position].task.item.dtype)
 
 
-def make_offers(task: BlockTask, members: Sequence[Member], bases: GroupBases, max_depth: int) -> list[Offer]:
-    """All that the block may be predicted from, the cheapest to read first."""
+def make_offers(
+    task: BlockTask, address: bytes, size: int, members: Sequence[Member], bases: GroupBases, max_depth: int
+) -> list[Offer]:
+    """All that the block may be predicted from, the cheapest to read first.
+
+    Args:
+        task: the block, of ``size`` bytes and with this ``address``; a record must not need its own address, which
+            one of the bases has where it could not be read, or where two blocks collide.
+        members: the blocks of its group that were resolved before it.
+    """
     partners = task.partners
-    offers = [_previous(task, bases)]
+    offers = [_previous(task, address, size, bases)]
     if partners.master is not None:
         offers.append(_offer(CAST, task, [_Slot.of(0, members, partners.master)], members, bases))
     elif partners.exp_avg is not None and partners.exp_avg_sq is not None:
@@ -86,20 +95,37 @@ def make_offers(task: BlockTask, members: Sequence[Member], bases: GroupBases, m
         if first.twin is not None and first.bases:
             moments = [_Slot.of(1, members, partners.exp_avg), _Slot(2, first.twin, first.item.dtype)]
             offers.append(_on_base(ADAM_SECOND, task, moments, members, bases))
-    return [offer for offer in offers if offer is not None and offer.depth <= max_depth]
+    return [
+        offer
+        for offer in offers
+        if offer is not None
+        and offer.depth <= max_depth
+        and offer.candidate.input_bytes < size
+        and all(need.address != address for need in offer.needs)
+    ]
 
 
-def _previous(task: BlockTask, bases: GroupBases) -> Offer | None:
-    if not task.bases:
+def _previous(task: BlockTask, address: bytes, size: int, bases: GroupBases) -> Offer | None:
+    usable = [block for block in task.bases if block.address != address]
+    needs = tiles(task.box, task.item.dtype, usable)
+    cost = _needs_bytes(task.box.sizes, needs)
+    # Needs that take more than the block itself cannot pay, so their bases are not even read.
+    found = bases.read_all(usable) if needs and len(needs) <= MAX_NEEDS and cost < size else None
+    if not found:
         return None
-    found = bases.read_all(task.bases)
-    if found is None:
-        return None
-    needs = tiles(task.box, task.item.dtype, task.bases)
     inputs = slot_inputs(task.box.sizes, needs, found, source=task.item.fqn)
-    by_address = {block.address: block for block in task.bases}
+    by_address = {block.address: block for block in usable}
     sources = tuple(by_address[need.address] for need in needs)
-    return Offer(Candidate(PREVIOUS, inputs), needs, sources, 1 + max(block.depth for block in sources))
+    depth = 1 + max(block.depth for block in sources)
+    return Offer(Candidate(PREVIOUS, inputs, cost), needs, sources, depth)
+
+
+def _needs_bytes(shape: tuple[int, ...], needs: Sequence[Need]) -> int:
+    """How much longer the meta of a record is with these needs."""
+    without, meta = bytearray(), bytearray()
+    put_meta(without, shape, (), b"")
+    put_meta(meta, shape, tuple(needs), b"")
+    return len(meta) - len(without)
 
 
 def _on_base(
@@ -141,5 +167,5 @@ def _offer(
             depth = max(depth, slot.source.depth)
         needs.append(Need(slot.number, slot.dtype.code, address, None))
         inputs[slot.number] = (slot.dtype, data)
-    candidate = Candidate(predictor, inputs, read)
+    candidate = Candidate(predictor, inputs, _needs_bytes(task.box.sizes, needs), read)
     return Offer(candidate, tuple(needs), tuple(slot.source for slot in slots), 1 + depth)

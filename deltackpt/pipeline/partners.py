@@ -7,7 +7,7 @@ bytes: a prediction that does not pay is not used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deltackpt.pipeline.items import Place, SaveItem
@@ -43,7 +43,11 @@ class ItemGroup:
 
 
 def group_items(items: Sequence[SaveItem]) -> list[ItemGroup]:
-    """All items, each in exactly one group, in the order in which groups first occur."""
+    """All items, each in exactly one group, in the order in which groups first occur.
+
+    Args:
+        items: in the order of the state: where an optimizer counts its parameters, they are matched in that order.
+    """
     moments = _moments(items)
     moments_of = _match_moments(items, moments)
     master_of = _match_masters(items)
@@ -54,7 +58,7 @@ def group_items(items: Sequence[SaveItem]) -> list[ItemGroup]:
         members, partners = _group(weight, moments_of.get(weight), [c for c, m in master_of.items() if m == weight])
         groups[min(members)] = ItemGroup(tuple(items[n] for n in members), tuple(partners))
         used.update(members)
-    for pair in moments:
+    for pair in moments.values():
         if not used.intersection(pair):
             groups[min(pair)] = ItemGroup(tuple(items[n] for n in pair), (Partners(), Partners(exp_avg=0)))
             used.update(pair)
@@ -73,53 +77,84 @@ def _group(weight: int, moments: tuple[int, int] | None, copies: list[int]) -> t
     return members, partners
 
 
-def _moments(items: Sequence[SaveItem]) -> list[tuple[int, int]]:
-    """Pairs of exp_avg and exp_avg_sq of one parameter and box."""
-    first = {(item.place[:-1], item.box): n for n, item in enumerate(items) if item.role == _EXP_AVG}
-    return [
-        (first[item.place[:-1], item.box], n)
-        for n, item in enumerate(items)
-        if item.role == _EXP_AVG_SQ and (item.place[:-1], item.box) in first
-    ]
+def _words(place: Place) -> tuple[str, ...]:
+    """A place as words: names with dots are nested places that somebody flattened."""
+    return tuple(".".join(str(part) for part in place).split("."))
 
 
-def _match_moments(items: Sequence[SaveItem], moments: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    """Weight to its moments: by name where the optimizer uses names; by order among equal boxes where it counts."""
-    weights = [n for n, item in enumerate(items) if item.role in _MASTERS and item.dtype.name == "float32"]
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Whose moment an item is: what the optimizer calls the parameter, in which of its ``state`` dicts."""
+
+    optimizer: tuple[str, ...]
+    parameter: str
+    box: Box
+
+
+def _owner(item: SaveItem) -> _Owner | None:
+    """Read ``<optimizer>.state.<parameter>.<moment>``."""
+    words = _words(item.place)
+    if "state" not in words[:-2]:
+        return None
+    position = words.index("state")
+    return _Owner(words[:position], ".".join(words[position + 1 : -1]), item.box)
+
+
+def _moments(items: Sequence[SaveItem]) -> dict[_Owner, tuple[int, int]]:
+    """The positions of exp_avg and exp_avg_sq of each parameter that has both."""
+    found: dict[str, dict[_Owner, int]] = {_EXP_AVG: {}, _EXP_AVG_SQ: {}}
+    for number, item in enumerate(items):
+        owner = _owner(item) if item.role in found else None
+        if owner is not None:
+            found[item.role][owner] = number
+    first, second = found[_EXP_AVG], found[_EXP_AVG_SQ]
+    return {owner: (first[owner], second[owner]) for owner in first if owner in second}
+
+
+def _match_moments(items: Sequence[SaveItem], moments: Mapping[_Owner, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """Weight to its moments: by name where the optimizer uses names, by order among equal boxes where it counts."""
+    masters = [n for n, item in enumerate(items) if _is_master(item)]
+    called = _by_suffix(items, masters)
     found: dict[int, tuple[int, int]] = {}
-    counted: dict[tuple[Place, Box], list[tuple[int, tuple[int, int]]]] = {}
-    for pair in moments:
-        place, box = items[pair[0]].place, items[pair[0]].box
-        owner = str(place[-2]) if len(place) > 1 else ""
-        if owner.isdigit():
-            counted.setdefault((place[:-2], box), []).append((int(owner), pair))
+    counted: dict[tuple[tuple[str, ...], Box], list[tuple[int, tuple[int, int]]]] = {}
+    for owner, pair in moments.items():
+        if owner.parameter.isdigit():
+            counted.setdefault((owner.optimizer, owner.box), []).append((int(owner.parameter), pair))
             continue
-        named = [n for n in weights if n not in found and items[n].box == box and _is_called(items[n].place, owner)]
-        if named:
-            found[named[0]] = pair
+        weight = called.get((tuple(owner.parameter.split(".")), owner.box))
+        if weight is not None:
+            found.setdefault(weight, pair)
     for (_, box), pairs in counted.items():
-        free = [n for n in weights if n not in found and items[n].box == box]
-        if free:
-            container = items[free[0]].place[:-1]
-            line = [n for n in free if items[n].place[:-1] == container]
-            for weight, (_, pair) in zip(line, sorted(pairs), strict=False):
-                found[weight] = pair
+        free = [n for n in masters if n not in found and items[n].box == box]
+        # Copies, such as averages, lie elsewhere in the state and have the same boxes: one container is the model.
+        same = [n for n in free if items[n].artifact == items[free[0]].artifact]
+        found.update(zip(same, (pair for _, pair in sorted(pairs)), strict=False))
     return found
 
 
-def _is_called(place: Place, name: str) -> bool:
-    joined = ".".join(str(part) for part in place)
-    return joined == name or joined.endswith("." + name)
-
-
 def _match_masters(items: Sequence[SaveItem]) -> dict[int, int]:
-    """16-bit copy to the float32 tensor of the same last name and box."""
-    masters: dict[tuple[str | int, Box], int] = {}
+    """16-bit copy to the float32 tensor of the same box whose name ends most alike."""
+    called = _by_suffix(items, [n for n, item in enumerate(items) if _is_master(item)])
+    found = {}
     for number, item in enumerate(items):
-        if item.role in _MASTERS and item.dtype.name == "float32":
-            masters.setdefault((item.place[-1], item.box), number)
-    return {
-        number: masters[item.place[-1], item.box]
-        for number, item in enumerate(items)
-        if item.kind == "tensor" and item.dtype.name in _COPIES and (item.place[-1], item.box) in masters
-    }
+        if item.kind == "tensor" and item.dtype.name in _COPIES:
+            words = _words(item.place)
+            ends = (called.get((words[start:], item.box)) for start in range(len(words)))
+            master = next((end for end in ends if end is not None), None)
+            if master is not None:
+                found[number] = master
+    return found
+
+
+def _is_master(item: SaveItem) -> bool:
+    return item.kind == "tensor" and item.role in _MASTERS and item.dtype.name == "float32"
+
+
+def _by_suffix(items: Sequence[SaveItem], numbers: Sequence[int]) -> dict[tuple[tuple[str, ...], Box], int]:
+    """Every ending of a name, with the box, to the first item that has it."""
+    found: dict[tuple[tuple[str, ...], Box], int] = {}
+    for number in numbers:
+        words = _words(items[number].place)
+        for start in range(len(words)):
+            found.setdefault((words[start:], items[number].box), number)
+    return found

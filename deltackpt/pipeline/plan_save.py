@@ -16,6 +16,10 @@ from deltackpt.tensor.grid import cut
 
 __all__ = ["BlockGroup", "BlockTask", "GroupPlan", "plan_save", "tiles"]
 
+# How many full blocks of bases one block may be predicted from: it bounds what decoding the block reads and holds.
+# Enough for a change between 8 shards of rows and 16 of columns.
+_MOST_BASE_BLOCKS = 16
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockTask:
@@ -25,7 +29,7 @@ class BlockTask:
         item: the shard it belongs to.
         box: where it lies in its tensor.
         twin: the base's block of the same box, if there is one.
-        reuse: whether the twin may be referred to where it is equal; a key step reuses key records only.
+        reusable: the base's blocks that may be referred to where one is equal; a key step reuses key records only.
         bases: the base's blocks to predict from; empty where no delta may be written.
         partners: the blocks of its group that it may be predicted from.
     """
@@ -33,7 +37,7 @@ class BlockTask:
     item: SaveItem
     box: Box
     twin: BaseBlock | None
-    reuse: bool
+    reusable: tuple[BaseBlock, ...]
     bases: tuple[BaseBlock, ...]
     partners: Partners
 
@@ -53,13 +57,14 @@ class GroupPlan:
 def plan_save(
     items: Sequence[SaveItem], base: BaseView | None, chain: Chain, *, block_elements: int, max_depth: int
 ) -> list[GroupPlan]:
-    """What to write for all items: in groups, and for each block what it may be predicted from.
-
-    The order is that of names, not of ``items``, so that equal states give equal records whatever order they come in.
-    """
-    ordered = sorted(items, key=lambda item: (item.artifact, item.fqn, item.box.offsets))
-    groups = group_items(ordered)
+    """What to write for all items: in groups, in order of names, and for each block what it may be predicted from."""
+    groups = sorted(group_items(items), key=_order)
     return [_plan_group(group, base, chain, block_elements, max_depth) for group in groups]
+
+
+def _order(group: ItemGroup) -> tuple[str, str, tuple[int, ...]]:
+    first = group.items[0]
+    return first.artifact, first.fqn, first.box.offsets
 
 
 def _plan_group(
@@ -70,7 +75,7 @@ def _plan_group(
         group.items,
         tuple(
             tuple(
-                _task(item, box, base, chain, max_depth, partners)
+                _task(item, box, base, chain, block_elements, max_depth, partners)
                 for item, partners in zip(group.items, group.partners, strict=True)
             )
             for box in boxes
@@ -79,16 +84,25 @@ def _plan_group(
 
 
 def _task(
-    item: SaveItem, box: Box, base: BaseView | None, chain: Chain, max_depth: int, partners: Partners
+    item: SaveItem,
+    box: Box,
+    base: BaseView | None,
+    chain: Chain,
+    block_elements: int,
+    max_depth: int,
+    partners: Partners,
 ) -> BlockTask:
     if base is None:
-        return BlockTask(item, box, None, False, (), partners)
+        return BlockTask(item, box, None, (), (), partners)
     found = base.blocks(item.fqn, item.kind, item.dtype.code, box)
     twin = found[0] if len(found) == 1 and found[0].box == box else None
-    reuse = twin is not None and (chain.delta or twin.is_key)
+    reusable = tuple(block for block in found if chain.delta or block.is_key)
     if not chain.delta or item.kind == "object":
-        return BlockTask(item, box, twin, reuse, (), partners)
-    return BlockTask(item, box, twin, reuse, tuple(block for block in found if block.depth < max_depth), partners)
+        return BlockTask(item, box, twin, reusable, (), partners)
+    bases = tuple(block for block in found if block.depth < max_depth)
+    if sum(block.box.numel for block in bases) > _MOST_BASE_BLOCKS * block_elements:
+        bases = ()
+    return BlockTask(item, box, twin, reusable, bases, partners)
 
 
 def tiles(box: Box, dtype: DType, bases: Sequence[BaseBlock]) -> tuple[Need, ...]:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from deltackpt.codec import CodecOptions
-from deltackpt.errors import InvalidArgumentError
+from deltackpt.errors import IncompleteSaveError, InvalidArgumentError
 from deltackpt.format import hashing
 from deltackpt.format.index import IndexHeader, encode_index
 from deltackpt.format.keys import index_key
@@ -70,6 +70,7 @@ def write_items(
 
     Raises:
         BackendError: the store could not be written; nothing of the save is visible.
+        IncompleteSaveError: an item gave other bytes than its box has.
     """
     options = store.options
     base, chain = choose_base(store, branch, step)
@@ -103,6 +104,9 @@ def _take(group: BlockGroup) -> list[TakenBlock]:
     blocks = []
     for task in group:
         data = task.item.read(task.box)
+        wanted = task.box.numel * task.item.dtype.itemsize
+        if data.size != wanted:
+            raise IncompleteSaveError(f"its reader gave {data.size} bytes for a block of {wanted}", where=task.item.fqn)
         blocks.append(TakenBlock(task, data, hashing.address(data.data)))
     return blocks
 

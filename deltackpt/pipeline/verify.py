@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from deltackpt.errors import CorruptObjectError, DeltackptError, MissingObjectError, UnknownVersionError
+from deltackpt.errors import CorruptObjectError, DeltackptError, MissingObjectError
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.keys import INDEXES, PACKS, index_key, pack_key
 from deltackpt.format.manifest import Manifest
@@ -19,8 +19,6 @@ from deltackpt.store.closure import find_closure
 from deltackpt.store.opened import OpenStore
 
 __all__ = ["Problem", "VerifyReport", "verify_store"]
-
-_DAMAGE = (CorruptObjectError, MissingObjectError, UnknownVersionError)
 
 # Enough to keep the blocks of one state of a small model between neighbouring steps; above it chains are decoded anew.
 _MEMO_BYTES = 1 << 30
@@ -85,12 +83,13 @@ class _Findings:
 
 
 def verify_store(store: OpenStore, *, deep: bool, threads: int, progress: Progress | None = None) -> VerifyReport:
-    """Check every visible step.
+    """Check every visible step, from what the backend holds now: nothing that ``store`` remembers is trusted.
 
     Args:
         deep: also hash every pack and decode every record that a step needs.
         progress: called with the steps done and the steps in all.
     """
+    store = OpenStore(store.backend, store.config)
     findings = _Findings()
     steps = visible_steps(store)
     sizes = {found.key: found.size for prefix in (PACKS, INDEXES) for found in store.backend.list(prefix)}
@@ -122,7 +121,7 @@ def verify_store(store: OpenStore, *, deep: bool, threads: int, progress: Progre
 def _read_manifest(store: OpenStore, step: VisibleStep, findings: _Findings, name: str) -> Manifest | None:
     try:
         return store.manifest(step.key)
-    except _DAMAGE as error:
+    except DeltackptError as error:
         findings.add(error, name)
         return None
 
@@ -154,7 +153,7 @@ def _check_closure(store: OpenStore, manifest: Manifest, findings: _Findings, na
         for pack in closure.packs(lookup):
             if pack not in packs:
                 raise CorruptObjectError("the manifest does not list a pack that it needs", where=pack_key(pack))
-    except _DAMAGE as error:
+    except DeltackptError as error:
         findings.add(error, name)
         return False
     return True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.errors import CorruptObjectError
+from deltackpt.errors import CorruptObjectError, MissingObjectError, UnknownVersionError
 from deltackpt.format.index import Index
 from deltackpt.format.manifest import Entry, Manifest
 from deltackpt.store.closure import key_rows
@@ -16,7 +17,12 @@ from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.grid import cut
 
-__all__ = ["BaseBlock", "BaseView", "RecordRef", "index_lookup"]
+__all__ = ["UNUSABLE", "BaseBlock", "BaseView", "RecordRef", "index_lookup"]
+
+_LOG = logging.getLogger("deltackpt")
+
+# What a damaged or vanished base looks like. A save does without it: the new step must not fail for an old one.
+UNUSABLE = (CorruptObjectError, MissingObjectError, UnknownVersionError)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -72,15 +78,49 @@ def index_lookup(store: OpenStore, manifest: Manifest) -> Callable[[bytes], Inde
     return lookup
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Placed:
+    """The blocks of one entry.
+
+    Attributes:
+        boxes: where each of them lies.
+        numbers: the same boxes to the numbers of the blocks in the manifest.
+        starts, ends: int64 of shape (blocks, dimensions), in the order of ``boxes``.
+    """
+
+    boxes: list[Box]
+    numbers: dict[Box, int]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def overlapping(self, box: Box) -> list[tuple[Box, int]]:
+        """The block at ``box`` alone where there is one, else all that share an element with it."""
+        if box in self.numbers:
+            return [(box, self.numbers[box])]
+        if box.numel == 0:
+            return []
+        first = np.array(box.offsets, dtype=np.int64)
+        last = first + np.array(box.sizes, dtype=np.int64)
+        common = np.flatnonzero(((self.starts < last) & (self.ends > first)).all(axis=1))
+        return [(self.boxes[k], self.numbers[self.boxes[k]]) for k in common.tolist()]
+
+
 class BaseView:
-    """A step as something to build on: finds the blocks that overlap a box."""
+    """A step as something to build on: finds the blocks that overlap a box.
+
+    Blocks whose records cannot all be named any more, because an index object is damaged or gone, are left out, and
+    the reason is logged.
+    """
 
     def __init__(self, store: OpenStore, manifest: Manifest) -> None:
         self.manifest = manifest
         self.lookup = index_lookup(store, manifest)
         self._entries = {entry.fqn: number for number, entry in enumerate(manifest.entries)}
-        self._placed: dict[int, dict[Box, int]] = {}
+        self._placed: dict[int, _Placed] = {}
+        self._closure = frozenset(entry.identity for entry in manifest.indexes)
         self._key_rows: dict[bytes, NDArray[np.bool_]] = {}
+        self._sound: set[bytes] = set()
+        self._broken: set[bytes] = set()
 
     def blocks(self, fqn: str, kind: str, dtype: int, box: Box) -> list[BaseBlock]:
         """The blocks of an entry that overlap a box; the one that equals it alone where there is one.
@@ -93,24 +133,29 @@ class BaseView:
         entry = self.manifest.entries[number]
         if entry.kind != kind or entry.dtype != dtype or len(entry.shape) != box.ndim:
             return []
-        placed = self._blocks_of(number, entry)
-        if box in placed:
-            return [self._block(placed[box], box)]
-        return [self._block(found, other) for other, found in placed.items() if other.intersect(box) is not None]
+        found = [self._block(place, other) for other, place in self._blocks_of(number, entry).overlapping(box)]
+        return [block for block in found if block is not None]
 
-    def _blocks_of(self, number: int, entry: Entry) -> dict[Box, int]:
+    def _blocks_of(self, number: int, entry: Entry) -> _Placed:
         if number not in self._placed:
-            placed: dict[Box, int] = {}
+            numbers: dict[Box, int] = {}
             for shard, box in enumerate(self.manifest.shard_boxes(number)):
                 blocks = self.manifest.block_range(number, shard)
-                placed.update(zip(cut(box, entry.block_elements), blocks, strict=True))
-            self._placed[number] = placed
+                numbers.update(zip(cut(box, entry.block_elements), blocks, strict=True))
+            boxes, shape = list(numbers), (len(numbers), len(entry.shape))
+            starts = np.array([box.offsets for box in boxes], dtype=np.int64).reshape(shape)
+            sizes = np.array([box.sizes for box in boxes], dtype=np.int64).reshape(shape)
+            self._placed[number] = _Placed(boxes, numbers, starts, starts + sizes)
         return self._placed[number]
 
-    def _block(self, number: int, box: Box) -> BaseBlock:
+    def _block(self, number: int, box: Box) -> BaseBlock | None:
         identity = self.manifest.indexes[int(self.manifest.block_index[number])].identity
+        if not self._is_sound(identity):
+            return None
         row = int(self.manifest.block_row[number])
         columns = self.lookup(identity).identity
+        if row >= len(columns.address):
+            return None
         if identity not in self._key_rows:
             self._key_rows[identity] = key_rows(columns)
         return BaseBlock(
@@ -120,3 +165,30 @@ class BaseView:
             depth=int(columns.depth[row]),
             is_key=bool(self._key_rows[identity][row]),
         )
+
+    def _is_sound(self, identity: bytes) -> bool:
+        """Whether an index, and all of the closure that its records may need, can be read."""
+        if identity in self._sound or identity in self._broken:
+            return identity in self._sound
+        todo, reached = [identity], {identity}
+        while todo:
+            refs = self._refs(todo.pop())
+            if refs is None:
+                self._broken.add(identity)
+                return False
+            new = [ref for ref in refs if ref not in self._sound and ref not in reached]
+            reached.update(new)
+            todo += new
+        self._sound |= reached
+        return True
+
+    def _refs(self, identity: bytes) -> list[bytes] | None:
+        """The indexes of the closure that an index refers to; None where it cannot be read."""
+        if identity in self._broken:
+            return None
+        try:
+            return [ref for ref in self.lookup(identity).identity.refs if ref in self._closure]
+        except UNUSABLE as error:
+            self._broken.add(identity)
+            _LOG.warning("blocks are stored whole because an index of their base cannot be read: %s", error)
+            return None

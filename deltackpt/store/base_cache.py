@@ -45,6 +45,7 @@ class CacheStats:
 class _Held:
     block: Bytes
     save: int  # the last save that put it or used it
+    put: int  # the last save that put it
 
 
 class BaseCache:
@@ -93,7 +94,10 @@ class BaseCache:
     def put(self, address: bytes, block: Bytes) -> None:
         """Keep a block that nobody else will change, if it fits."""
         with self._lock:
-            if address in self._held:
+            held = self._held.get(address)
+            if held is not None:
+                held.save = held.put = self._save
+                self._held.move_to_end(address)
                 return
             while self._held and self._bytes + block.nbytes > self._budget:
                 oldest = next(iter(self._held))
@@ -101,13 +105,14 @@ class BaseCache:
                     return
                 self._drop(oldest)
             if self._bytes + block.nbytes <= self._budget:
-                self._held[address] = _Held(block, self._save)
+                self._held[address] = _Held(block, self._save, self._save)
                 self._bytes += block.nbytes
 
     def discard(self, address: bytes) -> None:
-        """Forget a block, if it is here."""
+        """Forget a block that was a base, if it is here and the save in progress did not put it itself."""
         with self._lock:
-            if address in self._held:
+            held = self._held.get(address)
+            if held is not None and held.put != self._save:
                 self._drop(address)
 
     def stats(self) -> CacheStats:

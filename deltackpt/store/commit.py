@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -33,7 +34,8 @@ from deltackpt.format.manifest import (
     ShardColumns,
     encode_manifest,
 )
-from deltackpt.store.catalog import find_place, newest_before
+from deltackpt.store.base import UNUSABLE
+from deltackpt.store.catalog import VisibleStep, find_place, newest_before
 from deltackpt.store.chain import Chain, choose_chain
 from deltackpt.store.closure import Closure, find_closure, key_rows
 from deltackpt.store.opened import OpenStore
@@ -41,6 +43,8 @@ from deltackpt.store.receipt import WriterReceipt
 from deltackpt.tensor.box import Box
 
 __all__ = ["PlannedEntry", "StepDraft", "commit_step", "next_generation"]
+
+_LOG = logging.getLogger("deltackpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +225,11 @@ def _build(
     position = {identity: number for number, identity in enumerate(closure.rows)}
     remap = np.array([position.get(identity, -1) for identity in blocks.identities], dtype=np.int64)
     previous = newest_before(store, draft.key.branch, draft.key.step)
-    parent = None if previous is None else store.header(previous.key, previous.manifest_bytes)
-    chain_key, distance = _chain_place(store, draft.key, parent, is_key, known.bases)
+    chain_key, distance = _chain_place(store, draft.key, previous, is_key, known.bases)
     header = ManifestHeader(
         key=draft.key,
         created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        parent=None if parent is None else parent.key,
+        parent=None if previous is None else previous.key,
         chain_key=chain_key,
         distance=distance,
         depth=depth,
@@ -260,19 +263,23 @@ def _build(
 
 
 def _chain_place(
-    store: OpenStore, key: StepKey, parent: ManifestHeader | None, is_key: bool, bases: Sequence[StepKey]
+    store: OpenStore, key: StepKey, previous: VisibleStep | None, is_key: bool, bases: Sequence[StepKey]
 ) -> tuple[tuple[str, int], int]:
     """The key step of the chain and the distance to it, from what was really written.
 
     Writers choose bases themselves and may differ from the coordinator; a step without deltas is a key step whatever
     was meant.
     """
-    here = (key.branch, key.step)
-    if is_key:
-        return here, 0
-    chain: Chain = choose_chain(store.options, parent)
-    if chain.key is not None:
-        return chain.key, chain.distance
+    if is_key or not bases:
+        return (key.branch, key.step), 0
+    if previous is not None:
+        try:
+            chain: Chain = choose_chain(store.options, store.header(previous.key, previous.manifest_bytes))
+        except UNUSABLE as error:
+            _LOG.warning("the step before %s:%d cannot be read: %s", key.branch, key.step, error)
+        else:
+            if chain.key is not None:
+                return chain.key, chain.distance
     base = store.manifest(bases[-1]).header
     return base.chain_key, base.distance + 1
 
@@ -285,7 +292,8 @@ def _totals(
     stored = dict.fromkeys(sorted(names), 0)
     for index in own:
         for pack in index.location.packs:
-            stored[pack.artifact] += pack.size
+            # A rank sees only its own entries and may take them for those of another artifact.
+            stored[pack.artifact] = stored.get(pack.artifact, 0) + pack.size
     totals = {name: [0, 0] for name in stored}
     shard = block = 0
     for planned in entries:

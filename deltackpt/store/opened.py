@@ -69,19 +69,29 @@ class OpenStore:
     Attributes:
         backend: where its objects live.
         config: its identity and format version.
-        options: how steps are written into it.
     """
 
-    def __init__(self, backend: Backend, config: StoreConfig, options: StoreOptions) -> None:
+    def __init__(self, backend: Backend, config: StoreConfig, options: StoreOptions | None = None) -> None:
         self.backend = backend
         self.config = config
-        self.options = options
+        self._options = options
         self._indexes: _Recent[Index] = _Recent(_CACHED_INDEX_BYTES)
         self._manifests: _Recent[Manifest] = _Recent(_CACHED_MANIFESTS)
 
     @property
     def url(self) -> str:
         return self.backend.url
+
+    @property
+    def options(self) -> StoreOptions:
+        """How steps are written into it. Readers do without: a newer version may have options that this one lacks.
+
+        Raises:
+            InvalidArgumentError: an option that this version does not know.
+        """
+        if self._options is None:
+            self._options = StoreOptions.from_mapping(self.config.options, source=STORE_JSON)
+        return self._options
 
     def index(self, name: bytes) -> Index:
         """The index object of this BLAKE3 name, checked against it.
@@ -181,5 +191,4 @@ def open_store(backend: Backend) -> OpenStore:
         raise NotAStoreError(
             f"not a deltackpt store: it has no {STORE_JSON}", where=backend.url, hint="create one with `deltackpt init`"
         ) from error
-    config = decode_store_json(data, source=STORE_JSON)
-    return OpenStore(backend, config, StoreOptions.from_mapping(config.options, source=STORE_JSON))
+    return OpenStore(backend, decode_store_json(data, source=STORE_JSON))

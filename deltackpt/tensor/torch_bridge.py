@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from deltackpt.errors import InvalidArgumentError, UnsupportedDataError
 from deltackpt.tensor.dtypes import DTYPES, DType
 
-__all__ = ["from_torch_dtype", "new_tensor", "tensor_bytes", "tensor_from_bytes", "to_torch_dtype"]
+__all__ = ["check_dense", "from_torch_dtype", "new_tensor", "tensor_bytes", "tensor_from_bytes", "to_torch_dtype"]
 
 # An older torch lacks some of the dtypes; they cannot occur in its tensors.
 _TO_TORCH: dict[DType, torch.dtype] = {d: getattr(torch, d.name) for d in DTYPES if hasattr(torch, d.name)}
@@ -71,15 +71,24 @@ def tensor_bytes(tensor: torch.Tensor, *, fqn: str | None = None) -> NDArray[np.
     Raises:
         UnsupportedDataError: the tensor is sparse, nested, quantized, without data, a wrapper, or of an unknown dtype.
     """
+    check_dense(tensor, fqn=fqn)
+    plain = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().cpu().contiguous()
+    array: NDArray[np.uint8] = plain.reshape(-1).view(torch.uint8).numpy()
+    return array
+
+
+def check_dense(tensor: torch.Tensor, *, fqn: str | None = None) -> None:
+    """Make sure that :func:`tensor_bytes` can take a tensor, or parts of it.
+
+    Raises:
+        UnsupportedDataError: as there.
+    """
     problem = _why_not_dense(tensor)
     if problem is not None:
         raise UnsupportedDataError(
             f"{problem} cannot be stored", where=fqn, hint="make it a dense tensor, or leave it out of the state"
         )
     from_torch_dtype(tensor.dtype, where=fqn)
-    plain = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().cpu().contiguous()
-    array: NDArray[np.uint8] = plain.reshape(-1).view(torch.uint8).numpy()
-    return array
 
 
 def _why_not_dense(tensor: torch.Tensor) -> str | None:

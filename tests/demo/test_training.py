@@ -102,10 +102,11 @@ def test_data_depend_on_seed_and_step_alone() -> None:
 
 def test_weights_are_tied_in_every_copy() -> None:
     state = _trainer().state()
-    for part in ("model", "model_bf16"):
-        assert state[part]["wte.weight"].data_ptr() == state[part]["lm_head.weight"].data_ptr()
-    assert {tensor.dtype for tensor in state["model_bf16"].values()} == {torch.bfloat16}
-    assert {tensor.dtype for tensor in state["model"].values()} == {torch.float32}
+    exact, rounded = state["model"], state["train"]["weights_bf16"]
+    for weights, dtype in ((exact, torch.float32), (rounded, torch.bfloat16)):
+        assert weights["wte.weight"].data_ptr() == weights["lm_head.weight"].data_ptr()
+        assert {tensor.dtype for tensor in weights.values()} == {dtype}
+    assert list(exact) == list(rounded)
 
 
 def test_the_rate_rises_and_falls() -> None:

@@ -13,7 +13,6 @@ weight (``docs/design/predictors.md``).
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from deltackpt.codec.fitting import solve
 from deltackpt.codec.float_env import ieee_arithmetic
 from deltackpt.codec.residual import Words
-from deltackpt.codec.types import Prediction, Shape
+from deltackpt.codec.types import Inputs, Prediction, Shape
 from deltackpt.errors import CorruptObjectError
 
 __all__ = ["AdamSecond", "AdamWeight"]
@@ -41,11 +40,11 @@ _EPSILONS = (1e-8, 0.0, 1e-6, 1e-7, 1e-9, 1e-10, 1e-12, 1e-15)
 _BETA_DIGITS = 4
 
 
-def _all_float32(shape: Shape, inputs: Mapping[int, Words], slots: tuple[int, ...]) -> bool:
+def _all_float32(shape: Shape, inputs: Inputs, slots: tuple[int, ...]) -> bool:
     return (
         shape.dtype.name == "float32"
         and set(inputs) == set(slots)
-        and all(array.dtype == np.dtype("<u4") and array.size == shape.words for array in inputs.values())
+        and all(slot.dtype == shape.dtype and slot.words.size == shape.words for slot in inputs.values())
     )
 
 
@@ -71,12 +70,13 @@ class AdamWeight:
     name: str = "adam_weight"
     slots: tuple[int, ...] = (0, 1, 2)
 
-    def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
+    def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return _all_float32(shape, inputs, self.slots)
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
+    def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes | None:
         with ieee_arithmetic():
-            new, old, m, v = _reals(values), _reals(inputs[0]), _reals(inputs[1]), _reals(inputs[2])
+            new = _reals(values)
+            old, m, v = (_reals(inputs[slot].words) for slot in self.slots)
             # Errors are roundings, in proportion to the weight.
             usable = np.isfinite(new) & np.isfinite(old) & np.isfinite(m) & (v >= 0) & np.isfinite(v) & (new != 0)
             new, old, m, root = new[usable], old[usable], m[usable], np.sqrt(v[usable])
@@ -94,7 +94,7 @@ class AdamWeight:
                     best = (error, _WEIGHT.pack(rate, epsilon, np.float32(1.0 + decay)))
         return None if best is None else best[1]
 
-    def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:
+    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
         if len(params) != _WEIGHT.size or not self.applies(shape, inputs):
             raise CorruptObjectError(
                 f"predictor {self.name} takes slots 0, 1 and 2 in float32 and {_WEIGHT.size} bytes of parameters",
@@ -105,10 +105,10 @@ class AdamWeight:
         with ieee_arithmetic():
             for start in range(0, shape.words, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                base = inputs[0][part]
-                update = np.sqrt(_reals(inputs[2][part]))
+                base = inputs[0].words[part]
+                update = np.sqrt(_reals(inputs[2].words[part]))
                 update += epsilon
-                np.divide(_reals(inputs[1][part]), update, out=update)
+                np.divide(_reals(inputs[1].words[part]), update, out=update)
                 update *= rate
                 kept = base.view("<f4") * np.float32(decay)
                 out[part] = _or_base(kept + update.astype(np.float32), base)
@@ -126,12 +126,13 @@ class AdamSecond:
     name: str = "adam_second"
     slots: tuple[int, ...] = (0, 1, 2)
 
-    def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
+    def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return _all_float32(shape, inputs, self.slots)
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
+    def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes | None:
         with ieee_arithmetic():
-            new, old, m, before = _reals(values), _reals(inputs[0]), _reals(inputs[1]), _reals(inputs[2])
+            new = _reals(values)
+            old, m, before = (_reals(inputs[slot].words) for slot in self.slots)
             usable = np.isfinite(new) & np.isfinite(old) & np.isfinite(m) & np.isfinite(before) & (new > 0)
             new, old, m, before = new[usable], old[usable], m[usable], before[usable]
             scale = 1.0 / new
@@ -145,7 +146,7 @@ class AdamSecond:
         # Betas are decimal fractions that somebody typed: 0.9, 0.95, 0.999.
         return _SECOND.pack(_typed(beta1), _typed(beta2))
 
-    def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:
+    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
         if len(params) != _SECOND.size or not self.applies(shape, inputs):
             raise CorruptObjectError(
                 f"predictor {self.name} takes slots 0, 1 and 2 in float32 and {_SECOND.size} bytes of parameters",
@@ -156,16 +157,16 @@ class AdamSecond:
         with ieee_arithmetic():
             for start in range(0, shape.words, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                gradient = _reals(inputs[2][part])
+                gradient = _reals(inputs[2].words[part])
                 gradient *= beta1
-                np.subtract(_reals(inputs[1][part]), gradient, out=gradient)
+                np.subtract(_reals(inputs[1].words[part]), gradient, out=gradient)
                 gradient /= 1.0 - beta1
                 np.multiply(gradient, gradient, out=gradient)
                 gradient *= 1.0 - beta2
-                kept = _reals(inputs[0][part])
+                kept = _reals(inputs[0].words[part])
                 kept *= beta2
                 kept += gradient
-                out[part] = _or_base(kept.astype(np.float32), inputs[0][part])
+                out[part] = _or_base(kept.astype(np.float32), inputs[0].words[part])
         return Prediction(values=out)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from deltackpt.codec.float_env import ieee_arithmetic
 from deltackpt.codec.residual import Words
-from deltackpt.codec.types import Prediction, Shape
+from deltackpt.codec.types import Inputs, Prediction, Shape
 from deltackpt.errors import CorruptObjectError
 
 __all__ = ["Cast"]
@@ -29,21 +28,21 @@ class Cast:
     name: str = "cast"
     slots: tuple[int, ...] = (0,)
 
-    def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
+    def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return (
             shape.dtype.name in _TARGETS
             and set(inputs) == {0}
-            and inputs[0].dtype == np.dtype("<u4")
-            and inputs[0].size == shape.words
+            and inputs[0].dtype.name == "float32"
+            and inputs[0].words.size == shape.words
         )
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
+    def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes:
         return b""
 
-    def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:
+    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
         if params or not self.applies(shape, inputs):
             raise CorruptObjectError("predictor cast takes slot 0 in float32, and no parameters", where=source)
-        words: Words = inputs[0]
+        words = inputs[0].words
         is_nan = (words & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         if shape.dtype.name == "bfloat16":
             rounding = np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deltackpt.codec.residual import Words
-from deltackpt.codec.types import Prediction, Shape
+from deltackpt.codec.types import Inputs, Prediction, Shape
 from deltackpt.errors import CorruptObjectError
 
 __all__ = ["Zero"]
@@ -20,13 +19,13 @@ class Zero:
     name: str = "zero"
     slots: tuple[int, ...] = ()
 
-    def applies(self, shape: Shape, inputs: Mapping[int, Words]) -> bool:
+    def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return True
 
-    def fit(self, values: Words, shape: Shape, inputs: Mapping[int, Words]) -> bytes | None:
+    def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes:
         return b""
 
-    def predict(self, shape: Shape, inputs: Mapping[int, Words], params: bytes, *, source: str) -> Prediction:
+    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
         if params or inputs:
             raise CorruptObjectError("predictor zero takes neither inputs nor parameters", where=source)
         return Prediction()

@@ -1,0 +1,144 @@
+"""``deltackpt log``: list the steps of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated
+
+import typer
+
+from deltackpt.api import Store
+from deltackpt.cli.documents import error_document, step_document
+from deltackpt.cli.failure import Failure, describe
+from deltackpt.cli.options import JsonOption, StoreArgument
+from deltackpt.cli.output import Output
+from deltackpt.cli.text import count, format_metrics, format_size
+from deltackpt.errors import CorruptObjectError, InvalidArgumentError, MissingObjectError, UnknownVersionError
+from deltackpt.format.keys import StepKey
+from deltackpt.format.manifest import ManifestHeader
+from deltackpt.store.catalog import DEFAULT_BRANCH, StepRef, VisibleStep, find_step, visible_steps
+from deltackpt.store.opened import OpenStore
+
+__all__ = ["EXAMPLE", "NAME", "command"]
+
+NAME = "log"
+EXAMPLE = "deltackpt log runs/gpt --branch main -n 10"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    header: ManifestHeader
+    manifest_bytes: int
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.header.stored_bytes + self.manifest_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Damaged:
+    key: StepKey
+    failure: Failure
+
+
+def command(
+    store: StoreArgument,
+    branch: Annotated[
+        str | None, typer.Option("--branch", metavar="NAME", help=f"The branch to list; {DEFAULT_BRANCH} if not given.")
+    ] = None,
+    every_branch: Annotated[bool, typer.Option("--all", help="List all branches.")] = False,
+    newest: Annotated[
+        int | None, typer.Option("-n", metavar="N", min=1, help="Only the newest N steps of each branch.")
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the steps of a branch, oldest first, with their metrics and sizes.
+
+    A step whose manifest is damaged does not hide the others: they are listed, and the exit code is that of the damage.
+    """
+    output = Output(as_json)
+    if branch is not None and every_branch:
+        raise InvalidArgumentError("--branch and --all exclude each other", hint="give one of them")
+    opened = Store.open(store).opened
+    chosen = None if every_branch else DEFAULT_BRANCH if branch is None else branch
+    steps = _choose(opened, chosen, named=branch is not None, newest=newest, reverse=reverse)
+    rows, damaged = _read(opened, steps)
+    if output.json:
+        output.document(
+            {
+                "url": opened.url,
+                "branch": chosen,
+                "steps": [step_document(row.header, row.manifest_bytes) for row in rows],
+                "damaged": [
+                    {
+                        "step": found.key.step,
+                        "branch": found.key.branch,
+                        "generation": found.key.generation,
+                        "error": error_document(found.failure),
+                    }
+                    for found in damaged
+                ],
+            }
+        )
+    else:
+        _print(output, rows, damaged, with_branch=every_branch)
+    if damaged:
+        raise typer.Exit(damaged[0].failure.exit_code)
+
+
+def _choose(
+    opened: OpenStore, branch: str | None, *, named: bool, newest: int | None, reverse: bool
+) -> list[VisibleStep]:
+    steps = visible_steps(opened, branch)
+    if branch is not None and not steps and (named or visible_steps(opened)):
+        find_step(opened, StepRef(branch, None))  # raises, and says which branches there are
+    kept = [s for _, group in groupby(steps, key=lambda s: s.key.branch) for s in list(group)[-(newest or 0) :]]
+    return kept[::-1] if reverse else kept
+
+
+def _read(opened: OpenStore, steps: Sequence[VisibleStep]) -> tuple[list[_Row], list[_Damaged]]:
+    rows, damaged = [], []
+    for step in steps:
+        try:
+            rows.append(_Row(opened.header(step.key, step.manifest_bytes), step.manifest_bytes))
+        except (CorruptObjectError, MissingObjectError, UnknownVersionError) as error:
+            damaged.append(_Damaged(step.key, describe(error)))
+    return rows, damaged
+
+
+def _print(output: Output, rows: Sequence[_Row], damaged: Sequence[_Damaged], *, with_branch: bool) -> None:
+    if rows:
+        with_generation = any(row.header.key.generation > 1 for row in rows)
+        columns = [">step", "created (UTC)", "kind", ">depth", ">raw", ">stored", ">ratio", "~metrics"]
+        columns[1:1] = [">generation"] * with_generation
+        columns[:0] = ["branch"] * with_branch
+        output.table(columns, (_cells(row, with_branch, with_generation) for row in rows))
+        raw = sum(row.header.raw_bytes for row in rows)
+        stored = sum(row.stored_bytes for row in rows)
+        output.line()
+        output.line(f"{count(len(rows), 'step')}: {format_size(raw)} in {format_size(stored)}")
+    elif not damaged:
+        output.line("no steps yet")
+    for found in damaged:
+        output.error_line("error", f"{found.key.branch}:{found.key.step}: {found.failure.text}", "bold red")
+    if damaged and damaged[0].failure.hint is not None:
+        output.error_line("hint", damaged[0].failure.hint, "bold")
+
+
+def _cells(row: _Row, with_branch: bool, with_generation: bool) -> list[str]:
+    header = row.header
+    return [
+        *[header.key.branch] * with_branch,
+        str(header.key.step),
+        *[str(header.key.generation)] * with_generation,
+        f"{header.created[:10]} {header.created[11:19]}",
+        "key" if header.is_key else "delta",
+        str(header.depth),
+        format_size(header.raw_bytes),
+        format_size(row.stored_bytes),
+        f"{header.raw_bytes / row.stored_bytes:.2f}x",
+        format_metrics(dict(header.metrics)),
+    ]

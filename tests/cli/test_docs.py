@@ -1,0 +1,140 @@
+"""What the pages say is what the package does: the table of errors, the examples, the keys of the JSON."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deltackpt import errors
+from tests.cli.helpers import Run, flip, manifest, pack_of
+
+DOCS = Path(__file__).parents[2] / "docs"
+CLI = (DOCS / "cli.md").read_text()
+ERRORS = (DOCS / "errors.md").read_text()
+
+# Members of these objects have names of the user's choice.
+FREE = {"metrics", "artifacts", "writer"}
+
+
+def test_the_table_of_errors_is_complete() -> None:
+    documented = re.findall(r"^\| `([a-z-]+)` \| `(\w+)` \| (\d+) \| (.+) \| (.+) \|$", ERRORS, re.MULTILINE)
+    classes = [getattr(errors, name) for name in errors.__all__]
+    assert sorted((kind, name, int(code)) for kind, name, code, _, _ in documented) == sorted(
+        (cls.kind, cls.__name__, cls.exit_code) for cls in classes
+    )
+    assert len({cls.kind for cls in classes}) == len(classes)
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.DeltackptError)
+    }
+    assert defined == set(errors.__all__)
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """Fenced blocks of the page on the command line: language and text."""
+    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", CLI, re.MULTILINE | re.DOTALL):
+        yield found[1], found[2]
+
+
+def fits(lines: list[str], pattern: list[str]) -> bool:
+    """Whether lines are as shown: `…` stands for any text, alone on a line for any lines; spaces count as one."""
+    if not pattern:
+        return not lines
+    if pattern[0] == "…":
+        return any(fits(lines[skip:], pattern[1:]) for skip in range(len(lines) + 1))
+    if not lines:
+        return False
+    expected = ".*".join(re.escape(part) for part in " ".join(pattern[0].split()).split("…"))
+    return re.fullmatch(expected, " ".join(lines[0].split())) is not None and fits(lines[1:], pattern[1:])
+
+
+def test_the_examples_work(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = 0
+    for language, text in blocks():
+        if language == "python":
+            exec(compile(text, "docs/cli.md", "exec"), {"__name__": "example"})  # noqa: S102 - of this repository
+            continue
+        assert language == "console"
+        for example in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, *shown = example.splitlines()
+            program, *arguments = shlex.split(command)
+            assert program == "deltackpt"
+            ran = cli(*arguments)
+            assert (ran.code != 0) == shown[0].startswith("error: "), command
+            assert fits((ran.out + ran.err).splitlines(), shown), f"{command}\n{ran.out}{ran.err}"
+            commands += 1
+    assert commands >= 8
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^###? {re.escape(title)}\n(.*?)(?=^##|\Z)", CLI, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def documented_keys(title: str) -> set[str]:
+    """The first column of the last table of a section."""
+    keys: set[str] = set()
+    for row in section(title).split("| key |")[-1].splitlines():
+        if row.startswith("| `"):
+            keys.update(re.findall(r"`([^`]+)`", row.split("|")[1]))
+    return keys
+
+
+def keys_of(value: Any, path: str = "") -> set[str]:
+    """The paths of all values in a document, as the page writes them."""
+    if isinstance(value, list):
+        return {key for member in value for key in keys_of(member, f"{path}[]")} if value else set()
+    if isinstance(value, dict) and set(value) != {"float"}:
+        free = path.rsplit(".", 1)[-1] in FREE
+        dot = "." if path else ""
+        return {
+            key for name, member in value.items() for key in keys_of(member, f"{path}{dot}{'NAME' if free else name}")
+        }
+    return {re.sub(r"shape\[\]$", "shape", path)}
+
+
+def with_steps(keys: set[str], prefix: str) -> set[str]:
+    """Keys in which ``prefix`` stands for a step object."""
+    return (keys - {prefix}) | {f"{prefix}.{key}".lstrip(".") for key in documented_keys("The step object")}
+
+
+@pytest.mark.parametrize("command", ["init", "log", "show", "restore", "verify"])
+def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Path, command: str) -> None:
+    flip(manifest(store, 200), 60)
+    flip(pack_of(store, 300, "model"), 70)
+    options: dict[str, list[object]] = {
+        "init": [tmp_path / "new"],
+        "log": [store, "--all"],
+        "show": [store, "300"],
+        "restore": [store, "100", "--out", tmp_path / "out"],
+        "verify": [store, "--deep"],
+    }
+    documented = documented_keys(f"`deltackpt {command}`")
+    if command == "log":
+        documented = with_steps(documented, "steps[]")
+    if command == "show":
+        documented = with_steps(documented, "")
+    ran = cli(command, *options[command], "--json")
+    assert keys_of(ran.document) == documented
+
+
+@pytest.mark.parametrize("command", ["init", "log", "show", "restore", "verify"])
+def test_the_options_are_documented(command: str) -> None:
+    import typer.main
+
+    from deltackpt.cli.main import app
+
+    documented = set(re.findall(r"^\| `(--?[a-z-]+)", section(f"`deltackpt {command}`"), re.MULTILINE))
+    commands: Any = typer.main.get_command(app)
+    options = {
+        parameter.opts[-1] for parameter in commands.commands[command].params if parameter.param_type_name == "option"
+    }
+    assert documented == options - {"--json"}

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deltackpt.format.hashing import blake3_digest
+from deltackpt.format.pack import walk_pack
+from deltackpt.format.record import Record
+from deltackpt.pipeline.decode import decode_one
+from deltackpt.tensor.dtypes import DTYPES
+from tests.golden.codec_v1 import Case, cases, to_bytes
+from tests.golden.write_codec_v1 import FILE, record_of
+
+CASES = list(cases())
+
+# BLAKE3 of the file: it is never rewritten.
+NAME = "c42eb2faee0dd6604fbee9fa4ce90abaa68d3635ff2a2c11aa0e539624a54445"
+
+
+@pytest.fixture(scope="module")
+def records() -> list[tuple[bytes, Record]]:
+    """Each record of the golden pack, as bytes and read."""
+    data = FILE.read_bytes()
+    found = list(walk_pack(data, source=FILE.name))
+    ends = [offset for offset, _ in found[1:]] + [len(data) - 16]
+    return [(data[offset:end], record) for (offset, record), end in zip(found, ends, strict=True)]
+
+
+def test_the_golden_file_is_as_it_was(records: list[tuple[bytes, Record]]) -> None:
+    assert blake3_digest(FILE.read_bytes()).hex() == NAME
+    assert len(records) == len(CASES)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
+def test_blocks_are_read(number: int, records: list[tuple[bytes, Record]]) -> None:
+    case, (_, record) = CASES[number], records[number]
+    bases = {}
+    if case.base is not None and record.needs:
+        bases[record.needs[0].address] = np.frombuffer(to_bytes(case.base, case.dtype), np.uint8)
+    assert (record.dtype, record.predictor, record.coder) == (case.dtype.code, case.predictor, case.coder)
+    assert decode_one(record, bases, source=FILE.name, offset=0).tobytes() == case.data
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
+def test_blocks_are_written_the_same_where_zstd_has_no_part_in_them(
+    number: int, records: list[tuple[bytes, Record]]
+) -> None:
+    case, (data, record) = CASES[number], records[number]
+    assert zstd_planes(case, record) == 0 if case.exact else zstd_planes(case, record) > 0
+    if case.exact:
+        assert record_of(case) == data
+
+
+def zstd_planes(case: Case, record: Record) -> int:
+    heads = bytes(record.payload)[: 5 * case.dtype.word_bytes : 5]
+    return heads.count(1) if record.coder == 1 else 0
+
+
+def test_every_predictor_coder_and_method_is_there() -> None:
+    assert {(case.predictor, case.coder) for case in CASES} == {(0, 0), (0, 1), (1, 1)}
+    methods = {
+        method
+        for case, (_, record) in zip(CASES, walk_pack(FILE.read_bytes(), source=FILE.name), strict=True)
+        if case.coder == 1
+        for method in bytes(record.payload)[: 5 * case.dtype.word_bytes : 5]
+    }
+    assert methods == {0, 1, 2}
+    assert {case.dtype for case in CASES} == set(DTYPES)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from deltackpt.backend.memory import MemoryBackend
+from deltackpt.errors import (
+    BackendError,
+    CorruptObjectError,
+    InvalidArgumentError,
+    MissingObjectError,
+    NotAStoreError,
+    StoreExistsError,
+    TruncatedObjectError,
+    UnknownVersionError,
+)
+from deltackpt.format.keys import STORE_JSON, StepKey, index_key, manifest_key
+from deltackpt.store.catalog import find_step, parse_step
+from deltackpt.store.opened import OpenStore, create_store, open_store
+from deltackpt.store.options import StoreOptions
+from deltackpt.testing.arrays import load_manifest, load_step, save_step, state_bytes
+from deltackpt.testing.faults import Fault, FaultyBackend, RecordingBackend, flip_bits, truncate_object
+from tests.store.helpers import small_state
+
+
+def keys(store: OpenStore) -> list[str]:
+    return [info.key for info in store.backend.list()]
+
+
+def test_create_and_open() -> None:
+    backend = MemoryBackend()
+    options = StoreOptions("anchor", 3, 4, 5, 6000, 7)
+    made = create_store(backend, options)
+    assert keys(made) == ["README.txt", "reader.py", "store.json"]
+    opened = open_store(backend)
+    assert opened.options == made.options == options
+    assert opened.config == made.config
+    assert opened.url == backend.url
+    assert create_store(MemoryBackend(), options).config.id != made.config.id
+
+
+def test_creating_again() -> None:
+    store = create_store(MemoryBackend(), StoreOptions())
+    with pytest.raises(StoreExistsError, match="open it"):
+        create_store(store.backend, StoreOptions())
+    assert open_store(store.backend).config == store.config
+
+
+def test_creating_where_something_else_is() -> None:
+    backend = MemoryBackend()
+    backend.put("model.pt", b"precious")
+    with pytest.raises(NotAStoreError, match=r"holds model.pt"):
+        create_store(backend, StoreOptions())
+    assert [info.key for info in backend.list()] == ["model.pt"]
+
+
+def test_a_creation_that_was_killed_can_be_done_again() -> None:
+    backend = MemoryBackend()
+    for nth in (1, 2):
+        with pytest.raises(BackendError):
+            create_store(FaultyBackend(backend, [Fault("put", nth=nth)]), StoreOptions())
+    with pytest.raises(BackendError):
+        create_store(FaultyBackend(backend, [Fault("put_if_absent")]), StoreOptions())
+    with pytest.raises(NotAStoreError):
+        open_store(backend)
+    create_store(backend, StoreOptions())
+    open_store(backend)
+
+
+def test_one_of_two_creators_wins() -> None:
+    backend = MemoryBackend()
+
+    class Rival(FaultyBackend):
+        def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> None:
+            create_store(backend, StoreOptions())
+            super().put_if_absent(key, data)
+
+    with pytest.raises(StoreExistsError, match="somebody else created"):
+        create_store(Rival(backend, []), StoreOptions(key_every=2))
+    assert open_store(backend).options == StoreOptions()
+
+
+def test_opening_what_is_no_store() -> None:
+    backend = MemoryBackend()
+    with pytest.raises(NotAStoreError, match=r"has no store.json .*deltackpt init"):
+        open_store(backend)
+    backend.put(STORE_JSON, b"{}")
+    with pytest.raises(NotAStoreError):
+        open_store(backend)
+
+
+def with_options(store: OpenStore, options: dict[str, object]) -> OpenStore:
+    config = json.loads(store.backend.get(STORE_JSON))
+    store.backend.put(STORE_JSON, json.dumps({**config, "options": options}).encode())
+    return open_store(store.backend)
+
+
+def test_a_store_of_a_newer_format() -> None:
+    store = create_store(MemoryBackend(), StoreOptions())
+    config = json.loads(store.backend.get(STORE_JSON))
+    store.backend.put(STORE_JSON, json.dumps({**config, "format": 2}).encode())
+    with pytest.raises(UnknownVersionError, match="newer deltackpt"):
+        open_store(store.backend)
+
+
+@pytest.mark.parametrize("options", [{"chain": "skip"}, {"tables": True}, {"level": 99}])
+def test_options_of_a_newer_version_stop_writers_but_not_readers(options: dict[str, object]) -> None:
+    store = create_store(MemoryBackend(), StoreOptions())
+    save_step(store, small_state(), step=1)
+    newer = with_options(store, options)
+    assert load_step(newer, 1) == state_bytes(small_state())
+    with pytest.raises(InvalidArgumentError, match=next(iter(options))):
+        save_step(newer, small_state(), step=2)
+
+
+def test_absent_options_take_their_defaults() -> None:
+    store = create_store(MemoryBackend(), StoreOptions())
+    assert with_options(store, {"key_every": 2}).options == StoreOptions(key_every=2)
+
+
+def test_indexes_and_manifests_are_read_once(store: OpenStore) -> None:
+    save_step(store, small_state(), step=1)
+    backend = RecordingBackend(store.backend)
+    opened = open_store(backend)
+    for _ in range(3):
+        manifest = load_manifest(opened, 1)
+        opened.index(manifest.indexes[0].object)
+    assert backend.count("get", "indexes/") == 1
+    assert backend.count("get", "manifests/") == 1
+
+
+def test_a_header_is_one_short_read(store: OpenStore) -> None:
+    # Random names, so that no compression makes manifests short.
+    state = {np.random.default_rng(n).bytes(40).hex(): np.zeros(1, np.float32) for n in range(500)}
+    short = save_step(store, state, step=1)
+    long = save_step(store, state, step=2, metrics=dict.fromkeys(list(state)[:100], 1.5))
+    backend = RecordingBackend(store.backend)
+    opened = open_store(backend)
+    for step, header, reads in ((1, short, 1), (2, long, 2)):
+        backend.clear()
+        found = find_step(opened, parse_step(step))
+        assert found.manifest_bytes > 10_000
+        assert opened.header(found.key, found.manifest_bytes) == header
+        assert backend.count("get") == reads
+        assert backend.bytes_read() < 17_000
+    tiny = create_store(MemoryBackend(), StoreOptions())
+    header = save_step(tiny, {}, step=1)
+    found = find_step(tiny, parse_step(1))
+    assert found.manifest_bytes < 4096
+    assert tiny.header(found.key, found.manifest_bytes) == header
+
+
+def test_objects_that_are_not_what_they_should_be(store: OpenStore) -> None:
+    save_step(store, small_state(), step=1)
+    save_step(store, small_state(1), step=2)
+    one, two = StepKey("main", 1, 1), StepKey("main", 2, 1)
+    manifest = store.manifest(one)
+    backend = store.backend
+    index = index_key(manifest.indexes[0].object)
+    flip_bits(backend, index, 30)
+    with pytest.raises(CorruptObjectError, match=rf"{index}: .* hash in its name"):
+        open_store(backend).index(manifest.indexes[0].object)
+    backend.delete(index)
+    with pytest.raises(MissingObjectError, match=index):
+        open_store(backend).index(manifest.indexes[0].object)
+
+    # A manifest at the place of another.
+    backend.put(manifest_key(one), backend.get(manifest_key(two)))
+    opened = open_store(backend)
+    for read in (lambda: opened.manifest(one), lambda: opened.header(one, len(backend.get(manifest_key(two))))):
+        with pytest.raises(CorruptObjectError, match=r"says that it is step main:2 generation 1"):
+            read()
+    truncate_object(backend, manifest_key(two), 20)
+    with pytest.raises(TruncatedObjectError):
+        opened.header(two, 20)
