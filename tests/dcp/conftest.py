@@ -6,6 +6,7 @@ import pytest
 from torch.distributed.checkpoint.planner import SavePlanner
 
 from deltackpt import Store
+from tests.dcp.ranks import Ranks
 from tests.dcp.states import new_store
 
 
@@ -30,3 +31,11 @@ def plan_caches() -> Iterator[None]:
     yield
     for cache in caches:
         cache.clear()
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Four processes for all tests that need some."""
+    processes = Ranks(4)
+    yield processes
+    processes.close()
