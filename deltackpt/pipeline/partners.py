@@ -137,7 +137,7 @@ def _match_masters(items: Sequence[SaveItem]) -> dict[int, int]:
     called = _by_suffix(items, [n for n, item in enumerate(items) if _is_master(item)])
     found = {}
     for number, item in enumerate(items):
-        if item.kind == "tensor" and item.dtype.name in _COPIES:
+        if item.kind == "tensor" and item.dtype.name in _COPIES and item.role not in (_EXP_AVG, _EXP_AVG_SQ):
             words = _words(item.place)
             ends = (called.get((words[start:], item.box)) for start in range(len(words)))
             master = next((end for end in ends if end is not None), None)

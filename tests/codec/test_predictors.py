@@ -1,0 +1,194 @@
+"""Predictors against the optimizer that they imitate: torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from deltackpt.codec import Candidate, decode_block, encode_block
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, predictor
+from deltackpt.codec.types import Shape, Slot
+from deltackpt.errors import CorruptObjectError
+from deltackpt.tensor.dtypes import DType, by_name
+from tests.codec.helpers import OPTIONS, as_bytes, special_words
+
+F32 = by_name("float32")
+Bytes = NDArray[np.uint8]
+Moments = dict[str, torch.Tensor]
+
+
+def as_words(tensor: torch.Tensor) -> Bytes:
+    """A copy of a tensor's bytes."""
+    found: Bytes = tensor.detach().contiguous().view(torch.uint8).reshape(-1).numpy().copy()
+    return found
+
+
+def adam_steps(optimizer: str, steps: int, **options: float | tuple[float, float]) -> tuple[Moments, Moments]:
+    """The weight, exp_avg and exp_avg_sq of a matrix before and after the last of some steps on noisy gradients."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(96, 64) * 0.02)
+    adam = getattr(torch.optim, optimizer)([weight], **options)
+    before: Moments = {}
+    for step in range(steps):
+        if step == steps - 1:
+            state = adam.state[weight]
+            before = {name: state[name].clone() for name in ("exp_avg", "exp_avg_sq")} | {"w": weight.detach().clone()}
+        weight.grad = torch.randn(96, 64) * torch.rand(96, 1) + 0.1 * weight.detach()
+        adam.step()
+    state = adam.state[weight]
+    return before, {name: state[name].clone() for name in ("exp_avg", "exp_avg_sq")} | {"w": weight.detach().clone()}
+
+
+def bits_and_round_trip(data: Bytes, dtype: DType, number: int, inputs: Mapping[int, tuple[DType, Bytes]]) -> float:
+    """Bits an element that the predictor costs; the block must come back."""
+    encoded = encode_block(data, dtype, [Candidate(number, inputs)], OPTIONS)
+    assert encoded.predictor == number
+    assert decode_block(encoded, dtype, data.size, inputs, source="test").tobytes() == data.tobytes()
+    return 8 * (len(encoded.payload) + len(encoded.params)) * dtype.itemsize / data.size
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        ("AdamW", {"lr": 6e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}),
+        ("AdamW", {"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.0}),
+        ("AdamW", {"lr": 3e-5, "betas": (0.85, 0.98), "eps": 1e-6}),
+        ("Adam", {"lr": 1e-3, "betas": (0.9, 0.99)}),
+    ],
+)
+def test_one_step_of_adam_costs_next_to_nothing(
+    optimizer: str, options: dict[str, float | tuple[float, float]]
+) -> None:
+    before, after = adam_steps(optimizer, 20, **options)
+    m, v = (F32, as_words(after["exp_avg"])), (F32, as_words(after["exp_avg_sq"]))
+    weight = {0: (F32, as_words(before["w"])), 1: m, 2: v}
+    second = {0: (F32, as_words(before["exp_avg_sq"])), 1: m, 2: (F32, as_words(before["exp_avg"]))}
+    assert bits_and_round_trip(as_words(after["w"]), F32, ADAM_WEIGHT, weight) < 2
+    assert bits_and_round_trip(as_words(after["exp_avg_sq"]), F32, ADAM_SECOND, second) < 2
+    # As differences alone they cost many times as much.
+    assert bits_and_round_trip(as_words(after["exp_avg_sq"]), F32, PREVIOUS, {0: second[0]}) > 12
+
+
+def test_moments_of_another_weight_are_not_taken() -> None:
+    before, after = adam_steps("AdamW", 20, lr=1e-3)
+    other = {name: tensor.flip(0).contiguous() for name, tensor in after.items()}
+    inputs = {
+        0: (F32, as_words(before["w"])),
+        1: (F32, as_words(other["exp_avg"])),
+        2: (F32, as_words(other["exp_avg_sq"])),
+    }
+    candidates = [Candidate(PREVIOUS, {0: inputs[0]}), Candidate(ADAM_WEIGHT, inputs)]
+    assert encode_block(as_words(after["w"]), F32, candidates, OPTIONS).predictor == PREVIOUS
+
+
+def test_partners_that_cost_too_much_to_read_are_not_taken() -> None:
+    before, after = adam_steps("AdamW", 20, lr=1e-3)
+    data = as_words(after["w"])
+    inputs = {
+        0: (F32, as_words(before["w"])),
+        1: (F32, as_words(after["exp_avg"])),
+        2: (F32, as_words(after["exp_avg_sq"])),
+    }
+    alone = encode_block(data, F32, [Candidate(PREVIOUS, {0: inputs[0]})], OPTIONS)
+
+    def chosen(read_bytes: int) -> int:
+        offers = [Candidate(PREVIOUS, {0: inputs[0]}), Candidate(ADAM_WEIGHT, inputs, read_bytes=read_bytes)]
+        return encode_block(data, F32, offers, OPTIONS).predictor
+
+    assert chosen(len(alone.payload)) == ADAM_WEIGHT
+    assert chosen(3 * len(alone.payload)) == PREVIOUS
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_a_cast_copy_costs_nothing(name: str) -> None:
+    dtype = by_name(name)
+    master = torch.randn(5000) * torch.logspace(-12, 6, 5000)
+    copy = master.to(getattr(torch, name))
+    assert bits_and_round_trip(as_words(copy), dtype, CAST, {0: (F32, as_words(master))}) < 0.1
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_the_cast_is_torchs_for_every_kind_of_number(name: str) -> None:
+    dtype = by_name(name)
+    words = np.array([*special_words(F32), *range(0, 1 << 32, 104_729)], dtype="<u4")
+    expected = as_words(torch.from_numpy(words.view("<f4")).to(getattr(torch, name))).view("<u2")
+    shape = Shape(dtype, words.size)
+    got = predictor(CAST, source="test").predict(shape, {0: Slot(F32, words)}, b"", source="test").values
+    assert got is not None
+    is_nan = np.isnan(words.view("<f4"))
+    assert np.array_equal(got[~is_nan], expected[~is_nan])
+    # torch keeps or drops the sign and payload of a NaN as the machine does; ours is always the same.
+    assert np.isnan(got[is_nan].view("<f2")).all() if name == "float16" else (got[is_nan] == 0x7FC0).all()
+
+
+WORDS = st.lists(st.one_of(st.integers(0, (1 << 32) - 1), st.sampled_from(special_words(F32))), min_size=1, max_size=40)
+
+
+@given(words=WORDS, base=WORDS, first=WORDS, second=WORDS, number=st.sampled_from([ADAM_WEIGHT, ADAM_SECOND]))
+def test_anything_at_all_comes_back(
+    words: list[int], base: list[int], first: list[int], second: list[int], number: int
+) -> None:
+    """Infinities, NaNs, negative second moments, denormals: predictions may be bad, never wrong."""
+    size = min(map(len, (words, base, first, second)))
+    data = as_bytes(words[:size], F32)
+    inputs = {slot: (F32, as_bytes(part[:size], F32)) for slot, part in enumerate((base, first, second))}
+    encoded = encode_block(data, F32, [Candidate(number, inputs)], OPTIONS)
+    used = {} if encoded.choice is None else inputs
+    assert decode_block(encoded, F32, data.size, used, source="test").tobytes() == data.tobytes()
+
+
+@pytest.mark.parametrize("number", [ADAM_WEIGHT, ADAM_SECOND])
+def test_predictions_do_not_depend_on_the_threads_flags(number: int) -> None:
+    """A training loop may flush denormals; a reader elsewhere does not."""
+    before, after = adam_steps("AdamW", 5, lr=1e-3)
+    tiny = 1e-38
+    inputs = {
+        0: (F32, as_words(before["w"] * tiny)),
+        1: (F32, as_words(after["exp_avg"] * tiny)),
+        2: (F32, as_words(after["exp_avg_sq"] * tiny)),
+    }
+    data = as_words(after["w"] * tiny)
+    expected = encode_block(data, F32, [Candidate(number, inputs)], OPTIONS)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        assert encode_block(data, F32, [Candidate(number, inputs)], OPTIONS) == expected
+        flushes = torch.tensor([1e-310], dtype=torch.float64).mul(1.0).item() == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushes, "the caller's own setting must be as it was"
+
+
+@pytest.mark.parametrize(
+    ("number", "slots", "params"),
+    [
+        (CAST, (0,), b"x"),
+        (CAST, (), b""),
+        (CAST, (0, 1), b""),
+        (ADAM_WEIGHT, (0, 1), bytes(20)),
+        (ADAM_WEIGHT, (0, 1, 2), bytes(19)),
+        (ADAM_SECOND, (0, 1, 2), bytes(20)),
+        (ADAM_SECOND, (1, 2), bytes(16)),
+    ],
+)
+def test_what_does_not_fit_is_refused(number: int, slots: tuple[int, ...], params: bytes) -> None:
+    dtype = by_name("bfloat16") if number == CAST else F32
+    inputs = {slot: Slot(F32, np.zeros(4, "<u4")) for slot in slots}
+    with pytest.raises(CorruptObjectError, match="takes"):
+        predictor(number, source="packs/x").predict(Shape(dtype, 4), inputs, params, source="packs/x")
+
+
+@given(params=st.binary(min_size=20, max_size=20))
+def test_hostile_parameters_give_a_prediction_or_an_error_but_nothing_else(params: bytes) -> None:
+    inputs = {slot: Slot(F32, np.array(special_words(F32), "<u4")) for slot in range(3)}
+    shape = Shape(F32, inputs[0].words.size)
+    for number, size in ((ADAM_WEIGHT, 20), (ADAM_SECOND, 16)):
+        found = predictor(number, source="x").predict(shape, inputs, params[:size], source="x").values
+        assert found is not None
+        assert not np.isnan(found.view("<f4"))[~np.isnan(inputs[0].words.view("<f4"))].any()
