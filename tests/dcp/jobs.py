@@ -382,3 +382,12 @@ def load_what_is_not_there(rank: int, world: int, store: str) -> list[str]:
         except CheckpointException as error:
             words.append(str(error))
     return words
+
+
+def disagree(rank: int, world: int, store: str) -> str:
+    """The error of a save in which every rank names another step."""
+    try:
+        save(replicated(1), storage_writer=DeltaStorageWriter(store, 1 + rank))
+    except CheckpointException as error:
+        return str(error)
+    return ""

@@ -220,3 +220,9 @@ def test_a_step_that_is_not_there_is_an_error_on_all_ranks(ranks: Ranks, shared_
     for words in ranks.run(2, jobs.load_what_is_not_there, shared_store.url):
         assert len(words) == 2
         assert all("there is no step main:9" in error for error in words)
+
+
+def test_ranks_that_name_different_steps_make_none(ranks: Ranks, shared_store: Store) -> None:
+    for words in ranks.run(2, jobs.disagree, shared_store.url):
+        assert "writer 1 saved step main:2 where the step is main:1" in words
+    assert shared_store.steps() == []
