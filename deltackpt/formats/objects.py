@@ -15,7 +15,7 @@ from deltackpt.errors import UnknownVersionError, UnsupportedDataError, Untruste
 from deltackpt.formats.tree_decode import decode_tree
 from deltackpt.formats.tree_encode import encode_tree
 
-__all__ = ["TORCH", "TREE", "object_to_stored", "stored_to_object", "stored_to_torch_bytes"]
+__all__ = ["TORCH", "TREE", "check_trust", "object_to_stored", "stored_to_object", "stored_to_torch_bytes"]
 
 TREE: Final = "tree"
 """The encoding of typed trees."""
@@ -67,9 +67,9 @@ def stored_to_object(encoding: str, data: bytes, *, trust_objects: bool, fqn: st
         UnknownVersionError: the encoding is unknown.
         UnsupportedDataError: this process cannot unpickle it.
     """
+    check_trust(encoding, trust_objects=trust_objects, fqn=fqn)
     if encoding == TREE:
         return decode_tree(data, fqn)
-    _check_trust(encoding, trust_objects=trust_objects, fqn=fqn)
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except Exception as exc:  # a pickle can raise anything
@@ -90,16 +90,24 @@ def stored_to_torch_bytes(encoding: str, data: bytes, *, trust_objects: bool, fq
         CorruptObjectError: it is no tree.
         UnknownVersionError: the encoding is unknown.
     """
+    check_trust(encoding, trust_objects=trust_objects, fqn=fqn)
+    if encoding != TREE:
+        return io.BytesIO(data)
+    stream = io.BytesIO()
+    torch.save(decode_tree(data, fqn), stream)
+    stream.seek(0)
+    return stream
+
+
+def check_trust(encoding: str, *, trust_objects: bool, fqn: str) -> None:
+    """Make sure that an object of this encoding may be loaded.
+
+    Raises:
+        UntrustedObjectError: it is a pickle, and not ``trust_objects``.
+        UnknownVersionError: the encoding is unknown.
+    """
     if encoding == TREE:
-        stream = io.BytesIO()
-        torch.save(decode_tree(data, fqn), stream)
-        stream.seek(0)
-        return stream
-    _check_trust(encoding, trust_objects=trust_objects, fqn=fqn)
-    return io.BytesIO(data)
-
-
-def _check_trust(encoding: str, *, trust_objects: bool, fqn: str) -> None:
+        return
     if encoding != TORCH:
         raise UnknownVersionError(
             f"unknown encoding {encoding!r} of an object", where=fqn, hint="was it written by a newer deltackpt?"

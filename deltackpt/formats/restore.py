@@ -7,6 +7,7 @@ from pathlib import Path
 from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.manifest import Manifest
 from deltackpt.formats.nesting import Entry, split_parts
+from deltackpt.formats.objects import check_trust
 from deltackpt.formats.state import load_entries
 from deltackpt.formats.torch_files import refuse_existing, write_torch_files
 from deltackpt.store.opened import OpenStore
@@ -32,7 +33,7 @@ def restore_torch(
     Raises:
         TensorNotFoundError: the step has no artifact called ``only``.
         ObjectExistsError: a file is there and not ``overwrite``; nothing was written.
-        UntrustedObjectError: an object is a pickle, and not ``trust_objects``.
+        UntrustedObjectError: an object is a pickle, and not ``trust_objects``; nothing was written.
     """
     artifacts = sorted({entry.artifact for entry in manifest.entries})
     if only is not None and only not in artifacts:
@@ -40,6 +41,9 @@ def restore_torch(
             f"the step has no artifact {only!r}", where=str(manifest.header.key), hint=f"it has: {', '.join(artifacts)}"
         )
     chosen = artifacts if only is None else [only]
+    for entry in manifest.entries:
+        if entry.kind == "object" and entry.artifact in chosen:
+            check_trust(entry.encoding, trust_objects=trust_objects, fqn=entry.fqn)
     if not overwrite:
         refuse_existing(out, chosen)
     written: list[Path] = []

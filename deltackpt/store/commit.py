@@ -81,10 +81,19 @@ def commit_step(store: OpenStore, draft: StepDraft, receipts: Sequence[WriterRec
     """Make the step visible.
 
     Raises:
-        IncompleteSaveError: something planned was not written, or something needed is not there.
+        IncompleteSaveError: something planned was not written, something needed is not there, or a writer saved another
+            step.
         CommitConflictError: somebody else committed this generation of the step first.
     """
     own = [store.index(receipt.index) for receipt in receipts]
+    for header in (index.header for index in own):
+        if (header.branch, header.step) != (draft.key.branch, draft.key.step):
+            raise IncompleteSaveError(
+                f"writer {header.writer} saved step {header.branch}:{header.step} where the step is "
+                f"{draft.key.branch}:{draft.key.step}",
+                where=store.url,
+                hint="give the writers of all ranks the same step and branch",
+            )
     known = _Known(store, receipts, own)
     blocks = _gather_blocks(draft.entries, own)
     closure = find_closure(_by_identity(blocks), known.lookup)

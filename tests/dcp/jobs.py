@@ -9,6 +9,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._shard.sharded_tensor import init_from_local_shards
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.shard import Shard as ShardOfTensor
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
@@ -269,15 +272,11 @@ def load_placed(
     answers = []
     for rows, placements in layouts:
         mesh = a_mesh(world, rows)
+        expected = {name: distribute_tensor(value, mesh, placements) for name, value in placed_values().items()}
         for step in steps:
-            state = {
-                name: distribute_tensor(torch.zeros_like(value), mesh, placements)
-                for name, value in placed_values().items()
-            }
+            state: State = {name: torch.zeros_like(value) for name, value in expected.items()}
             load(state, storage_reader=DeltaStorageReader(store, step))
-            answers.append(
-                all(torch.equal(state[name].full_tensor(), value) for name, value in placed_values().items())
-            )
+            answers.append(all(torch.equal(state[name].to_local(), expected[name].to_local()) for name in expected))
     return answers
 
 
@@ -340,3 +339,55 @@ def save_alone(rank: int, world: int, store: str) -> None:
     if rank == 1:
         save(replicated(1), storage_writer=DeltaStorageWriter(store, 1), no_dist=True)
     dist.barrier()
+
+
+def save_on_some(rank: int, world: int, store: str) -> None:
+    """Saves in which not every rank has something to say: a group of two of them, and a state that one has alone."""
+    pair = dist.new_group([1, 3])
+    if rank in (1, 3):
+        save(replicated(1), storage_writer=DeltaStorageWriter(store, 1), process_group=pair)
+        state = {"model": {"layers.3.weight": torch.zeros(40, 50)}, "step": None}
+        load(state, storage_reader=DeltaStorageReader(store, 1), process_group=pair)
+        assert torch.equal(state["model"]["layers.3.weight"], a_tensor(103, 40, 50))  # type: ignore[index]
+    dist.barrier()
+    save(replicated(2) if rank == 0 else {}, storage_writer=DeltaStorageWriter(store, 2))
+    save(
+        replicated(3),
+        storage_writer=DeltaStorageWriter(store, 3),
+        planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),
+    )
+
+
+def save_sharded_tensor(rank: int, world: int, store: str) -> bool:
+    """A tensor of the older kind that FSDP1 makes, saved, changed and loaded; whether it is what was saved."""
+    rows = slice(rank * 3, rank * 3 + 3)
+    whole = a_tensor(5, 3 * world, 4)
+
+    def shards(value: torch.Tensor) -> ShardedTensor:
+        local = ShardOfTensor.from_tensor_and_offsets(value[rows].clone(), [rank * 3, 0], rank)
+        return init_from_local_shards([local], whole.shape)
+
+    save({"w": shards(whole)}, storage_writer=DeltaStorageWriter(store, 1))
+    state = {"w": shards(torch.zeros_like(whole))}
+    load(state, storage_reader=DeltaStorageReader(store, 1))
+    return torch.equal(state["w"].local_shards()[0].tensor, whole[rows])
+
+
+def load_what_is_not_there(rank: int, world: int, store: str) -> list[str]:
+    """The errors of loads of a step that no rank, or only this one of two, can find."""
+    words = []
+    for step in (9, 9 if rank == 1 else 1):
+        try:
+            load({"step": None}, storage_reader=DeltaStorageReader(store, step))
+        except CheckpointException as error:
+            words.append(str(error))
+    return words
+
+
+def disagree(rank: int, world: int, store: str) -> str:
+    """The error of a save in which every rank names another step."""
+    try:
+        save(replicated(1), storage_writer=DeltaStorageWriter(store, 1 + rank))
+    except CheckpointException as error:
+        return str(error)
+    return ""

@@ -73,6 +73,7 @@ def _serve(pipe: Connection) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+    warnings.filterwarnings("ignore", "Please use DTensor instead and we are deprecating ShardedTensor")
     while True:
         try:
             rank, world, meeting, function, arguments = pipe.recv()

@@ -164,11 +164,10 @@ def test_any_placement_loads_as_any_other(ranks: Ranks, tmp_path: Path) -> None:
         ranks.run(world, jobs.save_placed, store.url, step, rows, placements)
         for name, value in jobs.placed_values().items():
             assert torch.equal(store.step(step).tensor(name), value), (step, name)
-    for world in (2, 4):
-        layouts = [(rows, placements) for needed, rows, placements in PLACEMENTS.values() if needed == world]
-        steps = list(range(len(PLACEMENTS)))
-        answers = ranks.run(world, jobs.load_placed, store.url, steps, layouts)
-        assert answers == [[True] * (len(steps) * len(layouts))] * world
+    steps = list(range(len(PLACEMENTS)))
+    for world, names in ((2, ["rows on 2"]), (4, ["columns on 4", "columns of rows", "copies of rows"])):
+        answers = ranks.run(world, jobs.load_placed, store.url, steps, [PLACEMENTS[name][1:] for name in names])
+        assert answers == [[True] * (len(steps) * len(names))] * world
     # Nothing changed in value, so no step after the first has anything new to say.
     first, *others = [sum(stored for _, stored in info.artifacts.values()) for info in store.steps()]
     assert all(stored < first / 4 for stored in others)
@@ -197,3 +196,33 @@ def test_saves_that_leave_the_group_out(ranks: Ranks, shared_store: Store) -> No
     ranks.run(2, jobs.save_alone, shared_store.url)
     assert shared_store.step(1).info.writer["world_size"] == 1
     assert ranks.run(2, jobs.load_replicated, shared_store.url, 1) == [True, True]
+
+
+def test_saves_to_which_not_every_rank_adds_something(ranks: Ranks, shared_store: Store) -> None:
+    store = shared_store
+    ranks.run(4, jobs.save_on_some, store.url)
+    assert [info.writer["world_size"] for info in store.steps()] == [2, 4, 4]
+    assert [info.writer["writers"] for info in store.steps()] == [2, 1, 1]
+    for step in (1, 2, 3):
+        assert ranks.run(2, jobs.load_replicated, store.url, step) == [True, True]
+    # Each index object names its writer by its number in the group.
+    manifest = store.step(1).manifest
+    assert sorted(store.opened.index(entry.object).header.writer for entry in manifest.indexes) == [0, 1]
+
+
+def test_sharded_tensors_of_the_older_kind(ranks: Ranks, shared_store: Store) -> None:
+    assert ranks.run(2, jobs.save_sharded_tensor, shared_store.url) == [True, True]
+    assert torch.equal(shared_store.step(1).tensor("w"), jobs.a_tensor(5, 6, 4))
+
+
+def test_a_step_that_is_not_there_is_an_error_on_all_ranks(ranks: Ranks, shared_store: Store) -> None:
+    save_state(shared_store, 1, jobs.replicated(1))
+    for words in ranks.run(2, jobs.load_what_is_not_there, shared_store.url):
+        assert len(words) == 2
+        assert all("there is no step main:9" in error for error in words)
+
+
+def test_ranks_that_name_different_steps_make_none(ranks: Ranks, shared_store: Store) -> None:
+    for words in ranks.run(2, jobs.disagree, shared_store.url):
+        assert "writer 1 saved step main:2 where the step is main:1" in words
+    assert shared_store.steps() == []

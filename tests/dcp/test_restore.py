@@ -161,6 +161,7 @@ def test_a_pickle_in_one_part_keeps_no_other_from_being_restored(tmp_path: Path)
     step = store.step(1)
     with pytest.raises(UntrustedObjectError, match=r"train\.thing"):
         step.restore(tmp_path / "all")
+    assert not (tmp_path / "all").exists()
     step.restore(tmp_path, only="model")
     assert torch.equal(read(tmp_path, "model")["w"], torch.ones(4))
     step.restore(tmp_path, only="train", trust_objects=True)

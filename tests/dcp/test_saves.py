@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +15,19 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlan
 from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from deltackpt import Store
+from deltackpt.backend.memory import MemoryBackend
 from deltackpt.dcp import DeltaStorageReader, DeltaStorageWriter
 from deltackpt.errors import InvalidArgumentError, InvalidNameError, StepNotFoundError
-from tests.dcp.states import State, load_state, pickled, save_state
+from deltackpt.format.keys import manifest_key
+from deltackpt.store.opened import OpenStore
+from deltackpt.testing import RecordingBackend
+from tests.dcp.states import State, load_state, new_store, pickled, save_state
 
 
 def at(step: int) -> State:
@@ -256,6 +262,66 @@ def test_a_writer_and_a_reader_serve_again(delta_store: Store) -> None:
         save(at(3), checkpoint_id="step-3", storage_writer=writer, no_dist=True)
     save(at(4), checkpoint_id="step-4", storage_writer=writer, no_dist=True)
     assert [info.step for info in delta_store.steps()] == [1, 2, 3, 4]
+
+
+def test_a_writer_whose_save_failed_serves_again(delta_store: Store) -> None:
+    class Unplannable(DefaultSavePlanner):
+        def create_local_plan(self) -> SavePlan:
+            raise ValueError("no plan")
+
+    writer = DeltaStorageWriter(delta_store, 1)
+    with pytest.raises(BaseException, match="no plan"):
+        save(at(1), storage_writer=writer, planner=Unplannable(), no_dist=True)
+    with pytest.raises(BaseException, match="sparse"):
+        save({"s": torch.eye(2).to_sparse()}, storage_writer=writer, no_dist=True)
+    save(at(1), storage_writer=writer, no_dist=True)
+    assert is_at(load_state(delta_store, 1, empty()), 1)
+
+
+def test_steps_outlive_the_steps_they_were_predicted_from(delta_store: Store) -> None:
+    for step in (1, 2, 3):
+        save_state(delta_store, step, at(step))
+    for step in (1, 2):
+        delta_store.opened.backend.delete(manifest_key(delta_store.step(step).key))
+    fresh = Store(OpenStore(delta_store.opened.backend, delta_store.opened.config, delta_store.options))
+    assert [info.step for info in fresh.steps()] == [3]
+    assert is_at(load_state(fresh, 3, empty()), 3)
+    save_state(fresh, 4, at(4))
+    assert is_at(load_state(fresh, 4, empty()), 4)
+
+
+def test_a_stored_block_is_read_once_for_all_that_is_made_of_it() -> None:
+    class InPieces(DefaultLoadPlanner):
+        """Asks for each row on its own."""
+
+        def create_local_plan(self) -> LoadPlan:
+            (item,) = super().create_local_plan().items
+            rows = [
+                dataclasses.replace(
+                    item,
+                    dest_offsets=torch.Size([row, 0]),
+                    storage_offsets=torch.Size([row, 0]),
+                    lengths=torch.Size([1, item.lengths[1]]),
+                )
+                for row in range(item.lengths[0])
+            ]
+            return LoadPlan(rows)
+
+    recorder = RecordingBackend(MemoryBackend())
+    store, w = new_store(recorder), torch.randn(40, 16)
+    save_state(store, 1, {"w": w})
+    recorder.clear()
+    state = {"w": torch.zeros(40, 16)}
+    load(state, storage_reader=DeltaStorageReader(store, 1), planner=InPieces(), no_dist=True)
+    assert torch.equal(state["w"], w)
+    assert recorder.count("get", "packs/") == 10
+
+
+def test_what_signatures_tell_dcp() -> None:
+    """It passes the rank to a set-up that has ``kwargs``, and repeats a ``read_metadata`` that has them."""
+    assert "kwargs" in inspect.signature(DeltaStorageWriter.set_up_storage_writer).parameters
+    assert "kwargs" in inspect.signature(DeltaStorageReader.set_up_storage_reader).parameters
+    assert "kwargs" not in inspect.signature(DeltaStorageReader.read_metadata).parameters
 
 
 def test_writers_survive_a_pickle_between_saves(tmp_path: Path) -> None:
