@@ -13,7 +13,7 @@ from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, Z
 from deltackpt.format.record import Need
 from deltackpt.format.record_meta import MAX_NEEDS, put_meta
 from deltackpt.pipeline.bases import GroupBases
-from deltackpt.pipeline.plan_save import BlockTask, tiles
+from deltackpt.pipeline.plan_save import BlockTask, base_needs
 from deltackpt.pipeline.slots import slot_inputs
 from deltackpt.store.base import BaseBlock
 from deltackpt.tensor.dtypes import DType
@@ -107,7 +107,7 @@ def make_offers(
 
 def _previous(task: BlockTask, address: bytes, size: int, bases: GroupBases) -> Offer | None:
     usable = [block for block in task.bases if block.address != address]
-    needs = tiles(task.box, task.item.dtype, usable)
+    needs = base_needs(task.box, task.item.dtype, usable)
     cost = _needs_bytes(task.box.sizes, needs)
     # Needs that take more than the block itself cannot pay, so their bases are not even read.
     found = bases.read_all(usable) if needs and len(needs) <= MAX_NEEDS and cost < size else None

@@ -14,7 +14,7 @@ from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import DType
 from deltackpt.tensor.grid import cut
 
-__all__ = ["BlockGroup", "BlockTask", "GroupPlan", "plan_save", "tiles"]
+__all__ = ["BlockGroup", "BlockTask", "GroupPlan", "base_needs", "plan_save"]
 
 # How many full blocks of bases one block may be predicted from: it bounds what decoding the block reads and holds.
 # Enough for a change between 8 shards of rows and 16 of columns.
@@ -105,7 +105,7 @@ def _task(
     return BlockTask(item, box, twin, reusable, bases, partners)
 
 
-def tiles(box: Box, dtype: DType, bases: Sequence[BaseBlock]) -> tuple[Need, ...]:
+def base_needs(box: Box, dtype: DType, bases: Sequence[BaseBlock]) -> tuple[Need, ...]:
     """The needs that fill slot 0 of a block from base blocks that overlap it, in the order of their offsets."""
     if len(bases) == 1 and bases[0].box == box:
         return (Need(0, dtype.code, bases[0].address, None),)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.errors import DeltackptError, IncompleteSaveError, InvalidArgumentError
-from deltackpt.pipeline.plan_save import SaveItem
+from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.save import SaveSettings, default_threads, write_items
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.opened import OpenStore, create_store, open_store
@@ -184,7 +184,7 @@ def test_a_reader_that_gives_too_little_or_too_much(store: OpenStore, size: int)
     def read(_: Box) -> NDArray[np.uint8]:
         return np.zeros(size, np.uint8)
 
-    item = SaveItem("w", "tensor", by_name("float32"), Box((0,), (4,)), "model", "weight", read)
+    item = SaveItem("w", "tensor", by_name("float32"), Box((0,), (4,)), "model", "weight", ("w",), read)
     with pytest.raises(IncompleteSaveError, match=rf"w: its reader gave {size} bytes for a block of 16"):
         write_items(store, [item], branch="main", step=1, writer=0, settings=SaveSettings(1, 0), cache=BaseCache(0))
 
@@ -195,7 +195,7 @@ def test_errors_of_readers_come_through(store: OpenStore) -> None:
             raise RuntimeError("the device is gone")
         return np.zeros(box.numel, np.uint8)
 
-    item = SaveItem("w", "tensor", by_name("uint8"), Box((0,), (1000,)), "model", "weight", fail)
+    item = SaveItem("w", "tensor", by_name("uint8"), Box((0,), (1000,)), "model", "weight", ("w",), fail)
     for threads in (1, 4):
         with pytest.raises(RuntimeError, match="the device is gone"):
             write_items(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.pipeline.decode import BlockDecoder
+from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.load import load_wanted
 from deltackpt.pipeline.plan_load import Wanted
-from deltackpt.pipeline.plan_save import SaveItem
 from deltackpt.pipeline.save import SaveSettings, write_items
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.opened import create_store
@@ -57,7 +57,7 @@ def blocks_alive(threads: int, budget: int, kind: str, blocks: int = 200) -> Liv
         return live.track(data[box.slices()].copy())
 
     store = create_store(MemoryBackend(), StoreOptions(block_elements=BLOCK, pack_bytes=4096))
-    item = SaveItem("w", "tensor", by_name("uint8"), Box((0,), (data.size,)), "model", "weight", read)
+    item = SaveItem("w", "tensor", by_name("uint8"), Box((0,), (data.size,)), "model", "weight", ("w",), read)
     cache = BaseCache(0)
     write_items(store, [item], branch="main", step=1, writer=0, settings=SaveSettings(threads, budget), cache=cache)
     assert live.all >= blocks
@@ -94,7 +94,7 @@ def test_the_next_save_keeps_no_more_than_one_state() -> None:
             return live.track(values[box.slices()].copy().view(np.uint8))
 
         live.most = 0
-        item = SaveItem("w", "tensor", by_name("float32"), Box((0,), (w.size,)), "model", "weight", read)
+        item = SaveItem("w", "tensor", by_name("float32"), Box((0,), (w.size,)), "model", "weight", ("w",), read)
         write_items(store, [item], branch="main", step=step, writer=0, settings=SaveSettings(2, w.nbytes), cache=cache)
         save_step(store, {"w": w}, step=step, cache=BaseCache(0))
         assert live.now == blocks

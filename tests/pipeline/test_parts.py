@@ -19,7 +19,7 @@ from deltackpt.format.pack import walk_pack
 from deltackpt.format.record import encode_record
 from deltackpt.pipeline.ordered import ordered_map
 from deltackpt.pipeline.pack_sink import PackSink
-from deltackpt.pipeline.plan_save import whole_or_tiles
+from deltackpt.pipeline.plan_save import base_needs
 from deltackpt.store.base import BaseBlock, RecordRef
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_name
@@ -163,20 +163,20 @@ def test_one_pack_is_put_while_the_next_one_fills() -> None:
 
 
 def base(offsets: tuple[int, ...], sizes: tuple[int, ...], value: int) -> BaseBlock:
-    return BaseBlock(RecordRef(b"i" * 32, value), bytes([value]) * 16, Box(offsets, sizes), 1)
+    return BaseBlock(RecordRef(b"i" * 32, value), bytes([value]) * 16, Box(offsets, sizes), 1, True)
 
 
 def test_a_twin_is_needed_whole_and_others_by_their_boxes() -> None:
     dtype = by_name("bfloat16")
     box = Box((4, 0), (4, 6))
-    (need,) = whole_or_tiles(box, dtype, [base((4, 0), (4, 6), 1)])
+    (need,) = base_needs(box, dtype, [base((4, 0), (4, 6), 1)])
     assert (need.slot, need.dtype, need.address, need.tile) == (0, dtype.code, b"\1" * 16, None)
 
     second, first, outside = base((4, 3), (9, 4), 2), base((0, 0), (9, 3), 1), base((8, 0), (2, 6), 3)
-    needs = whole_or_tiles(box, dtype, [second, outside, first])
+    needs = base_needs(box, dtype, [second, outside, first])
     assert [n.address[0] for n in needs] == [1, 2]
     tiles = [n.tile for n in needs]
     one, two = (tile for tile in tiles if tile is not None)
     assert (one.source_shape, one.source_offsets, one.sizes, one.offsets) == ((9, 3), (4, 0), (4, 3), (0, 0))
     assert (two.source_shape, two.source_offsets, two.sizes, two.offsets) == ((9, 4), (0, 0), (4, 3), (0, 3))
-    assert whole_or_tiles(box, dtype, []) == ()
+    assert base_needs(box, dtype, []) == ()

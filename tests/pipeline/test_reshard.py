@@ -128,7 +128,7 @@ def test_bases_that_cost_more_to_name_than_they_save_are_not_used() -> None:
 @pytest.mark.parametrize(("most", "delta"), [(4, True), (3, False)])
 def test_more_bases_than_a_record_may_name(monkeypatch: pytest.MonkeyPatch, most: int, delta: bool) -> None:
     """The format allows 65,535; a save must not fail for it."""
-    monkeypatch.setattr("deltackpt.pipeline.encode.MAX_NEEDS", most)
+    monkeypatch.setattr("deltackpt.pipeline.offers.MAX_NEEDS", most)
     store = create_store(MemoryBackend(), StoreOptions())
     w = floats(64, 64)
     states: dict[int, State] = {1: {"w": Stored(w, boxes=split(w.shape, 4, axis=1))}, 2: {"w": near(w)}}

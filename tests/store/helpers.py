@@ -56,7 +56,9 @@ def index_of(number: int, needs: Sequence[Sequence[tuple[int, int]]], others: Se
     rows = len(needs)
     identity = Identity(
         refs=refs,
-        address=np.array([[number, row, *[0] * 14] for row in range(rows)], np.uint8).reshape(rows, 16),
+        address=np.array([[number % 256, row % 256, row // 256, *[0] * 13] for row in range(rows)], np.uint8).reshape(
+            rows, 16
+        ),
         dtype=ints([2] * rows),
         predictor=ints([int(bool(chosen)) for chosen in needs]),
         coder=ints([1] * rows),
