@@ -25,13 +25,11 @@ _PLAIN_LINES = 10
 # The artifacts of a state (benchmarks.training) that have tensors.
 _PARTS = {"model": "model: fp32 weights", "optim": "optim: fp32 moments", "train": "train: bf16 weights"}
 
-# By role, in % of raw, in the full demo (key step, delta over 5 steps, over 1): fp32 weights 84, 71, 63; exp_avg
-# 84, 84, 82; exp_avg_sq 81, 73, 66; bf16 69, 41, 26.
 WORDS = (
-    "The tied embedding is in a state twice and stored once. Beyond that, a key step saves on exponents alone; deltas "
-    "pay for the bf16 copy and, at short intervals, for fp32 weights and second moments, hardly for first moments. "
-    "Mantissas of fp32 are close to noise: do not expect much more of an exact full AdamW state, and expect less at "
-    "longer intervals."
+    "The bf16 copy follows from the weights and costs nothing, and the tied embedding is stored once. From one step to "
+    "the next the second moments and most weights follow from the optimizer's own arithmetic; only the first moments "
+    "are news. Over several steps that no longer holds: the mantissas of fp32 are close to noise, and an exact full "
+    "AdamW state shrinks by less and less as intervals grow."
 )
 
 

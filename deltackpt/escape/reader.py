@@ -605,7 +605,7 @@ def predict(number: int, dtype: Dtype, size: int, slots: Slots, parameters: byte
         else:
             beta1, beta2 = struct.unpack("<dd", parameters)
             gradient = (first - beta1 * second) / (1.0 - beta1)
-            predicted = (beta2 * base.astype(np.float64) + (1.0 - beta2) * (gradient * gradient)).astype(np.float32)
+            predicted = (base * np.float32(beta2) + (1.0 - beta2) * (gradient * gradient)).astype(np.float32)
     words: NDArray[Any] = np.where(np.isnan(predicted), base.view("<u4"), predicted.view("<u4"))
     return words.view(np.uint8)
 

@@ -119,7 +119,8 @@ class AdamWeight:
 class AdamSecond:
     """A float32 second moment from its base (slot 0), this step's exp_avg (1) and the base's exp_avg (2).
 
-    ``v' = f32(beta2 * v + (1 - beta2) * ((m' - beta1 * m) / (1 - beta1))^2)``; parameters: float64 beta1, beta2.
+    ``v' = f32(f32(v * f32(beta2)) + (1 - beta2) * ((m' - beta1 * m) / (1 - beta1))^2)``; parameters: float64 beta1,
+    beta2.
     """
 
     id: int = 4
@@ -163,10 +164,9 @@ class AdamSecond:
                 gradient /= 1.0 - beta1
                 np.multiply(gradient, gradient, out=gradient)
                 gradient *= 1.0 - beta2
-                kept = _reals(inputs[0].words[part])
-                kept *= beta2
-                kept += gradient
-                out[part] = _or_base(kept.astype(np.float32), inputs[0].words[part])
+                base = inputs[0].words[part]
+                gradient += base.view("<f4") * np.float32(beta2)
+                out[part] = _or_base(gradient.astype(np.float32), base)
         return Prediction(values=out)
 
 
