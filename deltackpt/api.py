@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,10 +75,17 @@ class StepInfo:
             restore_bytes=header.restore_bytes,
             is_key=header.is_key,
             depth=header.depth,
-            created=datetime.fromisoformat(header.created),
+            created=_time(header.created),
             artifacts={name: (total.raw_bytes, total.stored_bytes) for name, total in header.artifacts.items()},
             writer=header.writer,
         )
+
+
+def _time(text: str) -> datetime:
+    """A time of a manifest: RFC 3339 and UTC, of which Python 3.10 reads only some forms itself."""
+    fraction = re.match(r"\.(\d+)", text[19:])
+    microsecond = 0 if fraction is None else int(fraction[1][:6].ljust(6, "0"))
+    return datetime.fromisoformat(text[:19]).replace(microsecond=microsecond, tzinfo=timezone.utc)
 
 
 class Store:
@@ -277,7 +285,9 @@ class Step:
 
         Raises:
             TensorNotFoundError: the step has no such artifact.
-            InvalidArgumentError: an unknown format, or a file is there already.
+            InvalidArgumentError: an unknown format.
+            ObjectExistsError: a file is there already, and not ``overwrite``; nothing was written.
+            UntrustedObjectError: an object is a pickle, and not ``trust_objects``; nothing was written.
         """
         if format != "torch":
             raise InvalidArgumentError(f"unknown format {format!r}", hint="known formats: torch")

@@ -155,9 +155,9 @@ def create_store(backend: Backend, options: StoreOptions) -> OpenStore:
         StoreExistsError: there is one already.
         NotAStoreError: something else is there.
     """
+    if any(found.key == STORE_JSON for found in backend.list(STORE_JSON)):
+        raise StoreExistsError("there is a store already", where=backend.url, hint="open it instead")
     for found in backend.list():
-        if found.key == STORE_JSON:
-            raise StoreExistsError("there is a store already", where=backend.url, hint="open it instead")
         if found.key not in (README_TXT, READER_PY):  # what a creation that was killed may leave
             raise NotAStoreError(
                 f"the place is not empty: it holds {found.key}", where=backend.url, hint="choose an empty folder"
