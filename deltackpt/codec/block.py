@@ -9,19 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import registry
+from deltackpt.codec.choice import cheapest_predictor, smallest_payload
 from deltackpt.codec.residual import Words
-from deltackpt.codec.sampling import estimate_bits
-from deltackpt.codec.types import Inputs, Predictor, Shape, Slot
+from deltackpt.codec.types import Shape, Slot
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType
 
 __all__ = ["CodecOptions", "Encoded", "decode_block", "encode_block"]
 
 _RAW = 0
-_PLANES = 1
-
-# A prediction has to save this share of the bits to be worth a need: it costs a decode of the base at every read.
-_LEAST_GAIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,34 +73,18 @@ def encode_block(
     shape = Shape(dtype, data.size // dtype.word_bytes)
     values = _words(data, dtype)
     slots = _slots(inputs)
-    chosen = _cheapest(values, shape, slots, input_bytes)
+    chosen = cheapest_predictor(values, shape, slots, input_bytes)
     used = {number: slots[number] for number in chosen.slots}
     params = chosen.fit(values, shape, used)
     prediction = chosen.predict(shape, used, params, source="encoder")
-    payload = registry.coder(_PLANES, source="encoder").encode(values, prediction, shape, level=options.level)
+    coder, payload = smallest_payload(values, prediction, shape, level=options.level)
     if len(payload) + (input_bytes if chosen.slots else 0) >= data.size:
         return Encoded(0, _RAW, b"", data.tobytes(), ())
-    return Encoded(chosen.id, _PLANES, params, payload, chosen.slots)
+    return Encoded(chosen.id, coder, params, payload, chosen.slots)
 
 
 def _slots(inputs: Mapping[int, tuple[DType, NDArray[np.uint8]]]) -> dict[int, Slot]:
     return {number: Slot(kind, _words(array, kind)) for number, (kind, array) in inputs.items()}
-
-
-def _cheapest(values: Words, shape: Shape, slots: Inputs, input_bytes: int) -> Predictor:
-    """The predictor with the fewest estimated bits; one with inputs only where it pays."""
-    candidates = [p for p in registry.PREDICTORS if p.applies(shape, slots)]
-    best = candidates[0]
-    if len(candidates) == 1 or shape.words == 0:
-        return best
-    best_bits = estimate_bits(values, None, shape.dtype.kind)
-    for candidate in candidates[1:]:
-        used = {number: slots[number] for number in candidate.slots}
-        prediction = candidate.predict(shape, used, candidate.fit(values, shape, used), source="encoder")
-        bits = estimate_bits(values, prediction.values, shape.dtype.kind) + 8 * input_bytes / shape.words
-        if bits < best_bits * (1 - _LEAST_GAIN):
-            best, best_bits = candidate, bits
-    return best
 
 
 def decode_block(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deltackpt.codec.coders.planes import Planes
+from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.coders.raw import Raw
 from deltackpt.codec.predictors.previous import Previous
 from deltackpt.codec.predictors.zero import Zero
@@ -12,7 +13,7 @@ from deltackpt.errors import UnknownVersionError
 __all__ = ["CODERS", "PREDICTORS", "coder", "predictor"]
 
 PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous())
-CODERS: tuple[Coder, ...] = (Raw(), Planes())
+CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}
 _CODERS = {c.id: c for c in CODERS}

@@ -36,9 +36,9 @@ def test_special_values_come_back_bit_for_bit(dtype: DType) -> None:
     round_trip(data, dtype)
     round_trip(data, dtype, as_bytes(words[::-1], dtype))
     round_trip(data, dtype, as_bytes(words[1:] + words[:1], dtype))
-    # Many of each, so that planes are compressed and not kept raw.
+    # Many of each, so that they are compressed and not kept raw.
     many = as_bytes(sorted(words * 40), dtype)
-    assert round_trip(many, dtype).coder == 1
+    assert round_trip(many, dtype).coder > 0
 
 
 def test_the_special_values_are_special() -> None:
@@ -62,8 +62,9 @@ def test_round_trip_with_every_kind_of_base(dtype: DType, base: str) -> None:
         assert round_trip(known, dtype).slots == ()
     elif base == "equal":
         encoded = round_trip(known, dtype, known)
-        assert (encoded.predictor, encoded.coder, encoded.slots) == (1, 1, (0,))
-        assert len(encoded.payload) == 6 * dtype.word_bytes
+        rans = dtype.word_bytes in (2, 4)
+        assert (encoded.predictor, encoded.coder, encoded.slots) == (1, 2 if rans else 1, (0,))
+        assert len(encoded.payload) == (1 + dtype.word_bytes if rans else 6 * dtype.word_bytes)
     elif base == "near":
         encoded = round_trip(near(known, dtype), dtype, known)
         assert (encoded.predictor, encoded.slots) == (1, (0,))

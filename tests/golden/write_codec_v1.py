@@ -31,6 +31,8 @@ def record_of(case: Case) -> bytes:
     values = np.frombuffer(case.data, case.dtype.word)
     params = predictor.fit(values, shape, inputs)
     prediction = predictor.predict(shape, inputs, params, source=case.name)
+    payload = coder.encode(values, prediction, shape, level=1)
+    assert payload is not None
     return encode_record(
         Record(
             dtype=case.dtype.code,
@@ -40,7 +42,7 @@ def record_of(case: Case) -> bytes:
             shape=(len(case.data) // case.dtype.itemsize,),
             needs=needs,
             params=params,
-            payload=coder.encode(values, prediction, shape, level=1),
+            payload=payload,
         )
     )
 
