@@ -176,9 +176,11 @@ INLINE __m256i cells(const dk_block *b, const constants *k, uint64_t i, int half
     return _mm256_or_si256(_mm256_slli_epi32(c, 8), _mm256_min_epu32(*high, _mm256_set1_epi32(DK_ESCAPE)));
 }
 
-INLINE int encode_rows(const dk_block *b, const dk_plan *plan, const dk_encode_table *table, dk_encoder *given,
+INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_encode_table *table, dk_encoder *given,
                        uint64_t start, uint64_t rows, int half, int array)
 {
+    /* Copies, so that a compiler sees that no store through a stream's pointer changes them. */
+    const dk_block own = *block, *b = &own;
     dk_encoder copy = *given, *e = &copy;
     moves m;
     const constants k = constants_of(b, plan);
@@ -226,9 +228,10 @@ INLINE int encode_rows(const dk_block *b, const dk_plan *plan, const dk_encode_t
     return 0;
 }
 
-INLINE int decode_rows(const dk_block *b, const dk_plan *plan, const uint32_t *table, dk_decoder *given, uint8_t *out,
+INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_t *table, dk_decoder *given, uint8_t *out,
                        uint64_t start, uint64_t rows, int half, int array)
 {
+    const dk_block own = *block, *b = &own;
     dk_decoder copy = *given, *d = &copy;
     moves m;
     const constants k = constants_of(b, plan);
