@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,13 @@ from benchmarks.training import TrainConfig, Trainer, make_deterministic
 __all__ = ["BASE", "INTERVALS", "ROLES", "Trajectory"]
 
 ROLES = ("weights", "bf16", "exp_avg", "exp_avg_sq")
-BASE = 300
+BASE = 1000
 INTERVALS = (1, 10, 100)
 
 _TEXT_BYTES = 6 << 20
 _RL_RATE = 1e-6
 _MODEL = GPTConfig(vocab=8192, dropout=0.0)
-_TRAIN = TrainConfig(steps=1000, warmup=100)
+_TRAIN = TrainConfig(steps=1300, warmup=100, batch=4)
 
 Words = NDArray[np.uint16] | NDArray[np.uint32]
 
@@ -83,7 +83,8 @@ class Trajectory:
                 trainer.train_step()
             self._keep(trainer, str(interval))
         self._keep(trainer, "rl0")
-        trainer.config = TrainConfig(steps=_TRAIN.steps, warmup=0, peak_lr=_RL_RATE)
+        # So long a schedule that the rate stays where it begins.
+        trainer.config = replace(_TRAIN, steps=1 << 40, warmup=0, peak_lr=_RL_RATE)
         for done in range(1, max(INTERVALS[:2]) + 1):
             trainer.train_step()
             if done in INTERVALS:

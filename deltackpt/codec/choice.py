@@ -23,7 +23,7 @@ _LEAST_GAIN = 0.01
 _SMALL = 1 << 13
 
 # Matches that zstd finds in so many consecutive residuals show structure that frequencies alone do not.
-_RUN = 4096
+_RUN = 2048
 _STRUCTURED = 0.9
 
 

@@ -135,15 +135,53 @@ static void put_header(uint8_t *out, const dk_plan *plan)
     put32(out + 22, plan->escapes);
 }
 
-/* What the encoder needs besides the output. */
+/* What the encoder needs besides the output. Side streams grow: large buffers that are hardly used would make malloc
+ * give memory back to the system, and take it again, for every block. */
 typedef struct {
     dk_encode_table table;
     dk_frequencies frequencies;
     uint32_t counts[DK_CONTEXTS * DK_SYMBOLS];
+    uint8_t *extras, *escapes;
+    size_t extras_room, escapes_room;
 } encode_scratch;
 
-static int64_t encode_coded(const variant_functions *f, const dk_block *block, encode_scratch *scratch,
-                            uint8_t *extras, uint8_t *escapes, uint8_t *out)
+/* Rows encoded between two looks at the room in the side streams. */
+#define STRETCH 512
+
+/* Room for so many bytes more at *at. 0 without memory. */
+static int make_room(uint8_t **start, size_t *room, uint8_t **at, size_t more)
+{
+    size_t used = *start ? (size_t)(*at - *start) : 0;
+    if (*start && *room - used >= more) return 1;
+    size_t wanted = 2 * used + more;
+    uint8_t *moved = realloc(*start, wanted);
+    if (!moved) return 0;
+    *start = moved;
+    *room = wanted;
+    *at = moved + used;
+    return 1;
+}
+
+static int encode_stretches(const variant_functions *f, const dk_block *block, const dk_plan *plan,
+                            encode_scratch *scratch, dk_encoder *e)
+{
+    const uint64_t n = block->count, rows = plan->lanes_log2 == 6 ? n / DK_LANES : 0;
+    e->extras = e->escapes = NULL;
+    for (uint64_t row = 0;;) {
+        if (!make_room(&scratch->extras, &scratch->extras_room, &e->extras, STRETCH * DK_LANES + VECTOR) ||
+            !make_room(&scratch->escapes, &scratch->escapes_room, &e->escapes,
+                       (size_t)STRETCH * DK_LANES * block->word + VECTOR))
+            return DK_NO_MEMORY;
+        /* What is left of a row is less than a stretch, and so is a block of few lanes. */
+        if (row == rows) return dk_encode_some(block, plan, &scratch->table, e, rows * DK_LANES, n - rows * DK_LANES);
+        uint64_t now = rows - row < STRETCH ? rows - row : STRETCH;
+        int failed = f->encode(block, plan, &scratch->table, e, row * DK_LANES, now);
+        if (failed) return failed;
+        row += now;
+    }
+}
+
+static int64_t encode_coded(const variant_functions *f, const dk_block *block, encode_scratch *scratch, uint8_t *out)
 {
     const uint64_t n = block->count, raw = n * block->word;
     uint64_t samples = SAMPLES(block->word);
@@ -170,26 +208,22 @@ static int64_t encode_coded(const variant_functions *f, const dk_block *block, e
     e.words = at;
     e.words_end = out + raw + SLACK - VECTOR;
     if (at > e.words_end) return DK_TOO_LARGE;
-    e.extras = extras;
-    e.escapes = escapes;
     for (uint32_t lane = 0; lane < DK_LANES; lane++) e.state[lane] = DK_STATE_LOW;
 
-    uint64_t rows = plan.lanes_log2 == 6 ? n / DK_LANES : 0;
-    int failed = f->encode(block, &plan, &scratch->table, &e, 0, rows);
-    if (!failed) failed = dk_encode_some(block, &plan, &scratch->table, &e, rows * DK_LANES, n - rows * DK_LANES);
+    int failed = encode_stretches(f, block, &plan, scratch, &e);
     if (failed) return failed;
 
     plan.words = (uint32_t)((e.words - words) / 2);
-    plan.extras = (uint32_t)(e.extras - extras);
-    plan.escapes = (uint32_t)((uint64_t)(e.escapes - escapes) / block->word);
+    plan.extras = (uint32_t)(e.extras - scratch->extras);
+    plan.escapes = (uint32_t)((uint64_t)(e.escapes - scratch->escapes) / block->word);
     uint64_t lanes = (uint64_t)1 << plan.lanes_log2, escape_bytes = (uint64_t)plan.escapes * block->word;
     uint64_t total = (uint64_t)(e.words - out) + plan.extras + escape_bytes + 4 * lanes;
     if (total >= raw) return DK_TOO_LARGE;
     put_header(out, &plan);
     at = e.words;
-    memcpy(at, extras, plan.extras);
+    memcpy(at, scratch->extras, plan.extras);
     at += plan.extras;
-    memcpy(at, escapes, escape_bytes);
+    memcpy(at, scratch->escapes, escape_bytes);
     at += escape_bytes;
     memcpy(at, e.state, 4 * lanes);
     return (int64_t)total;
@@ -208,11 +242,11 @@ DK_PUBLIC int64_t dk_encode(int variant, const dk_block *block, uint8_t *out)
         return 1 + (int64_t)block->word;
     }
     encode_scratch *scratch = malloc(sizeof *scratch);
-    uint8_t *extras = malloc(n + VECTOR), *escapes = malloc(n * block->word + VECTOR);
-    int64_t result = DK_NO_MEMORY;
-    if (scratch && extras && escapes) result = encode_coded(&f, block, scratch, extras, escapes, out);
-    free(escapes);
-    free(extras);
+    if (!scratch) return DK_NO_MEMORY;
+    scratch->extras = scratch->escapes = NULL;
+    int64_t result = encode_coded(&f, block, scratch, out);
+    free(scratch->escapes);
+    free(scratch->extras);
     free(scratch);
     return result;
 }

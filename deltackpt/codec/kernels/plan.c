@@ -16,12 +16,16 @@
 
 static uint32_t bit_length(uint32_t x)
 {
+#if defined(__GNUC__)
+    return x ? 32 - (uint32_t)__builtin_clz(x) : 0;
+#else
     uint32_t n = 0;
     if (x >> 16) n += 16, x >>= 16;
     if (x >> 8) n += 8, x >>= 8;
     if (x >> 4) n += 4, x >>= 4;
     if (x >> 2) n += 2, x >>= 2;
     return n + (x >> 1 ? 2 : x);
+#endif
 }
 
 /* 65536 times log2 of x > 0, within 0.002 bits. */
