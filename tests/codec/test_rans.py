@@ -194,7 +194,12 @@ def test_unaligned_and_read_only_arrays() -> None:
 
 def payloads() -> list[tuple[DType, Words, Context, bytes]]:
     found = []
-    for name, count, scale in (("float32", 9000, 3e4), ("bfloat16", 8500, 40.0), ("bfloat16", 150, 2.0)):
+    for name, count, scale in (
+        ("float32", 9000, 3e4),
+        ("bfloat16", 8500, 40.0),
+        ("bfloat16", 9000, 900.0),
+        ("bfloat16", 150, 2.0),
+    ):
         dtype = by_name(name)
         values, base = walk(dtype, count, 1, scale)
         values[::50] = noise(dtype, values[::50].size)
@@ -239,6 +244,18 @@ def test_damaged_payloads(number: int, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[max(0, data.draw(places))] = data.draw(st.integers(0, 255))
     survives(bytes(damaged), base, context, dtype)
+
+
+@pytest.mark.parametrize("number", range(len(PAYLOADS)))
+def test_escapes_that_are_too_large(number: int) -> None:
+    """All implementations drop what a word does not hold."""
+    dtype, base, context, payload = PAYLOADS[number]
+    damaged = bytearray(payload)
+    states = 4 << payload[3]
+    escapes = int.from_bytes(payload[22:26], "little")
+    assert escapes
+    damaged[-states - 2 : -states] = b"\xff\xff"
+    assert survives(bytes(damaged), base, context, dtype)
 
 
 @pytest.mark.parametrize("number", range(len(PAYLOADS)))

@@ -283,6 +283,8 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
                 high = _mm256_blendv_epi8(high, move(found, m.spread[taken]), far);
             }
             z = _mm256_or_si256(z, _mm256_sllv_epi32(high, shifts));
+            /* Of a damaged escape, what does not fit is dropped. */
+            if (half) z = _mm256_and_si256(z, _mm256_set1_epi32(0xffff));
             __m256i sign = _mm256_sub_epi32(zero, _mm256_and_si256(z, _mm256_set1_epi32(1)));
             __m256i r = _mm256_xor_si256(_mm256_srli_epi32(z, 1), sign);
             if (half) r = _mm256_slli_epi32(r, 16);

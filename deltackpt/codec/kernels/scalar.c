@@ -70,6 +70,8 @@ int dk_encode_some(const dk_block *block, const dk_plan *plan, const dk_encode_t
 
 static void put_value(const dk_block *block, uint8_t *out, uint64_t i, uint32_t z, uint32_t prediction)
 {
+    /* A damaged escape may be larger than a word above its raw bits: what does not fit is dropped, in all variants. */
+    if (block->word == 2) z &= 0xffff;
     uint32_t r = z >> 1 ^ ((uint32_t)0 - (z & 1));
     uint32_t image = dk_image(prediction, block->is_float);
     if (block->word == 2) {

@@ -42,7 +42,7 @@ def _cells(high: NDArray[np.int64], contexts: NDArray[np.int64]) -> NDArray[np.i
 
 def _frequencies(cells: NDArray[np.int64], plan: Plan, cost: int, samples: int) -> NDArray[np.int64]:
     if cost // planned(cells.size) < _SPARSE_Q16:
-        samples = cells.size
+        samples = max(samples, cells.size // 2)
     counts = np.bincount(cells[sample_positions(cells.size, samples)], minlength=plan.contexts * SYMBOLS)
     rows = counts.reshape(plan.contexts, SYMBOLS)
     return np.stack([normalize(row, cells.size > samples, plan.precision) for row in rows])
