@@ -8,14 +8,14 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint pytest format bench clean
+.PHONY: help venv demo test lint pytest sanitize format bench codecs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP) ## make .venv with the package and the pinned versions of all it needs
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard deltackpt/codec/kernels/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo 'error: $(PYTHON) is missing or older than Python 3.10.' >&2; \
 	  echo 'Name another one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; \
@@ -40,12 +40,23 @@ lint: venv ## ruff, mypy and the direction of imports
 pytest: venv ## run the tests alone
 	$(BIN)/python -m pytest
 
+KERNELS := deltackpt/codec/kernels
+CC_SANITIZE := -g -O2 -std=c11 -Wall -Wextra -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=all
+
+sanitize: ## fuzz the C kernels under address and undefined-behaviour sanitizers
+	@mkdir -p build
+	$(CC) $(CC_SANITIZE) -I$(KERNELS) $(KERNELS)/*.c tests/kernels/fuzz.c -o build/fuzz-kernels
+	build/fuzz-kernels $(BLOCKS)
+
 format: venv ## format the code and sort its imports
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 bench: venv ## measure what manifests and indexes cost
 	$(BIN)/python -m benchmarks.metadata
+
+codecs: venv ## sizes and speeds of the codec and its peers on a real training run
+	$(BIN)/python -m benchmarks.codecs
 
 clean: ## delete .venv, caches and build outputs
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

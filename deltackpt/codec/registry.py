@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deltackpt.codec.coders.planes import Planes
+from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.coders.raw import Raw
 from deltackpt.codec.predictors.adam import AdamSecond, AdamWeight
 from deltackpt.codec.predictors.cast import Cast
@@ -26,7 +27,7 @@ __all__ = [
 ZERO, PREVIOUS, CAST, ADAM_WEIGHT, ADAM_SECOND = range(5)
 
 PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous(), Cast(), AdamWeight(), AdamSecond())
-CODERS: tuple[Coder, ...] = (Raw(), Planes())
+CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}
 _CODERS = {c.id: c for c in CODERS}

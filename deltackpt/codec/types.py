@@ -47,7 +47,8 @@ class Prediction:
 
     Attributes:
         values: the expected words, or None for all bits zero.
-        context: small integers, one a word, that select the statistics; None where the values are the only context.
+        context: small integers, one a word, that select the statistics; best uint8, and above 255 as 255. None where
+            the exponents of the values are the context.
     """
 
     values: Words | None = None
@@ -92,8 +93,8 @@ class Coder(Protocol):
     @property
     def name(self) -> str: ...
 
-    def encode(self, values: Words, prediction: Prediction, shape: Shape, *, level: int) -> bytes:
-        """The payload."""
+    def encode(self, values: Words, prediction: Prediction, shape: Shape, *, level: int) -> bytes | memoryview | None:
+        """The payload; None, or one as long as the words, where they are better kept raw."""
         ...
 
     def decode(self, payload: memoryview, prediction: Prediction, shape: Shape, *, source: str) -> Words:

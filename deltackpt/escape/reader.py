@@ -520,7 +520,7 @@ class Records:
         payload = Cursor(cursor.take(payload_size), f"{cursor.where}, payload")
         cursor.end()
         check_xxh64(data[:32] + data[40:], checksum, cursor.where)
-        if code not in DTYPES or predictor not in PREDICTORS or coder > 1 or flags:
+        if code not in DTYPES or predictor not in PREDICTORS or coder > 2 or flags:
             fail(cursor.where, f"unknown dtype {code}, predictor {predictor}, coder {coder} or flags {flags}")
         dtype, ndim = DTYPES[code], meta.varint()
         shape = meta.varints(ndim) if ndim <= 64 else meta.fail(f"{ndim} dimensions")
@@ -538,7 +538,8 @@ class Records:
             block: Bytes = np.frombuffer(payload.take(size), np.uint8)
         else:
             prediction = predict(predictor, dtype, size, slots, parameters, meta.where)
-            block = add_residual(prediction, read_planes(payload, size, dtype.word), dtype)
+            read = read_planes(payload, size, dtype.word) if coder == 1 else read_rans(payload, prediction, dtype)
+            block = add_residual(prediction, read, dtype)
         payload.end()
         if xxhash is not None and xxhash.xxh3_128_digest(block.data) != address:
             fail(cursor.where, "damaged: it does not decode to the bytes that its address stands for")
@@ -640,6 +641,114 @@ def read_planes(payload: Cursor, size: int, word: int) -> Bytes:
         else:
             payload.fail(f"an unknown plane: method {method}, {length} bytes for {count} words")
     return words.reshape(-1)
+
+
+def read_rans(payload: Cursor, prediction: Bytes, dtype: Dtype) -> Bytes:
+    """Coder "rans": a symbol for each word, in the context of the prediction, and raw bits below it."""
+    kind, bits = np.dtype(f"<u{dtype.word}"), 8 * dtype.word
+    words: NDArray[Any] = prediction.view(kind)
+    method = payload.number(1)
+    if dtype.word not in (2, 4) or not words.size or method > 1:
+        payload.fail(f"coder rans with method {method} for {words.size} words of {dtype.word} bytes")
+    if method == 0:
+        return np.repeat(np.frombuffer(payload.take(dtype.word), kind), words.size).view(np.uint8)
+    shift, precision, lanes_log2, key_shift, contexts, low, extra, *sizes = struct.unpack("<5BHH4I", payload.take(25))
+    known = shift % 4 == 0 and shift < bits and 9 <= precision <= 12 and lanes_log2 in (4, 6)
+    known = known and 1 <= contexts <= 16 and low < 2048 and extra >> contexts == 0
+    # Keys from a context array belong to predictors that this script does not know.
+    known = known and max(1, bits - 11) <= key_shift < bits and (not extra or shift + 8 < bits)
+    if not known:
+        payload.fail("a field of the header of coder rans is out of its range")
+    table = rans_tables(payload, payload.take(sizes[0]), contexts, 1 << precision)
+    raw, at = np.zeros(words.size, np.uint64), 0
+    for width, there in ((2, shift & 16), (1, shift & 8)):
+        if there:
+            part = np.frombuffer(payload.take(width * words.size), f"<u{width}").astype(np.uint64)
+            raw, at = raw | part << np.uint64(at), at + 8 * width
+    if shift & 4:
+        pairs = np.frombuffer(payload.take((words.size + 1) // 2), np.uint8)
+        halves = np.stack((pairs & 15, pairs >> 4), axis=1).reshape(-1)
+        if halves[words.size :].any():
+            payload.fail("a bit beyond the last word")
+        raw |= halves[: words.size].astype(np.uint64) << np.uint64(at)
+    stream = np.frombuffer(payload.take(2 * sizes[1]), "<u2").astype(np.int64)
+    extras = np.frombuffer(payload.take(sizes[2]), np.uint8)
+    escapes = np.frombuffer(payload.take(dtype.word * sizes[3]), kind)
+    states = np.frombuffer(payload.take(4 << lanes_log2), "<u4").astype(np.int64)
+    key = ((words << kind.type(1)) >> kind.type(key_shift)).astype(np.int64)
+    context = np.clip(key - low, 0, contexts - 1)
+    symbols = rans_symbols(payload, context, table, precision, stream, states)
+    more = (extra >> context & 1).astype(bool)
+    if np.count_nonzero(more) != extras.size or np.count_nonzero(symbols == 255) != escapes.size:
+        payload.fail("other numbers of raw bytes or escapes than its symbols ask for")
+    symbols[symbols == 255] = escapes
+    raw[more] |= extras.astype(np.uint64) << np.uint64(shift)
+    z: NDArray[Any] = (raw | symbols.astype(np.uint64) << (shift + 8 * more).astype(np.uint64)).astype(kind)
+    return z.view(np.uint8)
+
+
+def rans_tables(payload: Cursor, data: memoryview, contexts: int, whole: int) -> NDArray[np.int64]:
+    """Frequencies, of shape (contexts, 256), from adaptive Rice codes of their differences."""
+    bits = iter(np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").tolist())
+
+    def take(count: int) -> int:
+        return sum(next(bits) << i for i in range(count))
+
+    table = np.zeros((contexts, 256), np.int64)
+    try:
+        for row in table:
+            used, before, total, count = take(8), 0, 4, 1
+            for symbol in range(used):
+                k = next(k for k in range(32) if count << k >= total)
+                quotient = next((q for q in range(16) if not take(1)), 16)
+                value = quotient << k | take(k) if quotient < 16 else take(14)
+                total, count = total + value, count + 1
+                if count == 8:
+                    total, count = total >> 1, count >> 1
+                before += -(value + 1 >> 1) if value & 1 else value >> 1
+                row[symbol] = before
+            row[255] = whole - row[:255].sum()
+            if not used or row.min() < 0 or not row[used - 1] or not row[255]:
+                payload.fail("tables that no encoder makes")
+    except RuntimeError:  # what StopIteration becomes inside a generator
+        payload.fail("its tables end early")
+    rest = list(bits)
+    if len(rest) > 7 or any(rest):
+        payload.fail("bits beyond its tables")
+    return table
+
+
+def rans_symbols(
+    payload: Cursor,
+    context: NDArray[np.int64],
+    table: NDArray[np.int64],
+    precision: int,
+    stream: NDArray[np.int64],
+    states: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Word i comes from state i modulo their number; words and 16-bit pieces are read from the last to the first."""
+    cell = np.repeat(np.arange(table.size), table.reshape(-1))
+    frequency = table.reshape(-1)[cell]
+    slot = np.arange(cell.size) % (1 << precision) - (np.cumsum(table, axis=1) - table).reshape(-1)[cell]
+    symbols, left = np.empty(context.size, np.int64), stream.size
+    if (states < 1 << 15).any() or (states >> 31).any():
+        payload.fail("a state out of its range")
+    for at in reversed(range(0, context.size, states.size)):
+        here = context[at : at + states.size]
+        x = states[: here.size]
+        entry = (here << precision) + (x & (1 << precision) - 1)
+        symbols[at : at + states.size] = cell[entry] % 256
+        x = frequency[entry] * (x >> precision) + slot[entry]
+        short = x < 1 << 15
+        count = int(np.count_nonzero(short))
+        if count > left:
+            payload.fail("its 16-bit pieces end early")
+        x[short] = x[short] << 16 | stream[left - count : left]
+        left -= count
+        states[: here.size] = x
+    if left or (states != 1 << 15).any():
+        payload.fail("states that do not end where they should")
+    return symbols
 
 
 def add_residual(prediction: Bytes, residual: Bytes, dtype: Dtype) -> Bytes:

@@ -63,8 +63,9 @@ def test_round_trip_with_every_kind_of_base(dtype: DType, base: str) -> None:
         assert round_trip(known, dtype).choice is None
     elif base == "equal":
         encoded = round_trip(known, dtype, known)
-        assert (encoded.predictor, encoded.coder, encoded.choice) == (1, 1, 0)
-        assert len(encoded.payload) == 6 * dtype.word_bytes
+        rans = dtype.word_bytes in (2, 4)
+        assert (encoded.predictor, encoded.coder, encoded.choice) == (1, 2 if rans else 1, 0)
+        assert len(encoded.payload) == (1 + dtype.word_bytes if rans else 6 * dtype.word_bytes)
     elif base == "near":
         encoded = round_trip(near(known, dtype), dtype, known)
         assert (encoded.predictor, encoded.choice) == (1, 0)

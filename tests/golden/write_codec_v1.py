@@ -32,6 +32,8 @@ def record_of(case: Case) -> bytes:
     params = predictor.fit(values, shape, inputs)
     assert params is not None
     prediction = predictor.predict(shape, inputs, params, source=case.name)
+    payload = coder.encode(values, prediction, shape, level=1)
+    assert payload is not None
     return encode_record(
         Record(
             dtype=case.dtype.code,
@@ -41,7 +43,7 @@ def record_of(case: Case) -> bytes:
             shape=(len(case.data) // case.dtype.itemsize,),
             needs=needs,
             params=params,
-            payload=coder.encode(values, prediction, shape, level=1),
+            payload=payload,
         )
     )
 

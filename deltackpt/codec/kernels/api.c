@@ -1,0 +1,367 @@
+/* What the Python side calls: a block to a payload and back. */
+#include "rans.h"
+
+#include <stdlib.h>
+
+#if DK_X86
+#include <cpuid.h>
+#endif
+
+#if defined(_WIN32)
+#define DK_PUBLIC __declspec(dllexport)
+#else
+#define DK_PUBLIC __attribute__((visibility("default")))
+#endif
+
+#define METHOD_CONSTANT 0
+#define METHOD_CODED 1
+/* Bytes that the caller's buffer has beyond the block's: header, tables and full vectors past the end of a stream. */
+#define SLACK 32768
+#define VECTOR 128
+
+/* Samples for the tables: 2^16 of 32-bit words, whose symbols are a small part of them, 2^17 of 16-bit ones. */
+#define SAMPLES(word) ((word) == 4 ? (uint64_t)1 << 16 : (uint64_t)1 << 17)
+
+/* Below so many 1/65536 bits an element, the tables come from half of the block: 2% smaller than from 2^17 of 2^20
+ * elements at 0.2 bits an element; from all of it 0.5% smaller still, but encoding takes 1.3 times as long. */
+#define SPARSE_Q16 32768
+
+typedef struct {
+    dk_index_row index;
+    dk_encode_rows encode;
+    dk_decode_rows decode;
+} variant_functions;
+
+static variant_functions functions_of(int variant)
+{
+    variant_functions f = {dk_index_row_scalar, dk_encode_rows_scalar, dk_decode_rows_scalar};
+#if DK_X86
+    if (variant == DK_AVX512) {
+        variant_functions g = {dk_index_row_avx512, dk_encode_rows_avx512, dk_decode_rows_avx512};
+        return g;
+    }
+    if (variant == DK_AVX2) {
+        variant_functions g = {dk_index_row_avx2, dk_encode_rows_avx2, dk_decode_rows_avx2};
+        return g;
+    }
+#endif
+    (void)variant;
+    return f;
+}
+
+#if DK_X86
+/* Asked of the processor itself: __builtin_cpu_supports needs a runtime library that not every toolchain can link. */
+static uint32_t saved_registers(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+static int has(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
+
+static int best_x86(void)
+{
+    const uint32_t popcnt = 1u << 23, osxsave = 1u << 27, avx = 1u << 28;
+    const uint32_t bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8;
+    const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, popcnt | osxsave | avx)) return DK_SCALAR;
+    uint32_t saved = saved_registers();
+    if (!has(saved, 0x06) || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return DK_SCALAR;
+    if (!has(b, bmi1 | avx2 | bmi2)) return DK_SCALAR;
+    return has(saved, 0xe6) && has(b, f | dq | bw | vl) ? DK_AVX512 : DK_AVX2;
+}
+#endif
+
+/* The fastest variant that this processor and its system run. */
+DK_PUBLIC int dk_best_variant(void)
+{
+#if DK_X86
+    return best_x86();
+#else
+    return DK_SCALAR;
+#endif
+}
+
+DK_PUBLIC uint64_t dk_bound(uint64_t count, uint32_t word) { return count * word + SLACK; }
+
+static void put16(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)value;
+    at[1] = (uint8_t)(value >> 8);
+}
+
+static void put32(uint8_t *at, uint32_t value)
+{
+    put16(at, value);
+    put16(at + 2, value >> 16);
+}
+
+static uint32_t get16(const uint8_t *at) { return at[0] | (uint32_t)at[1] << 8; }
+
+static uint32_t get32(const uint8_t *at) { return get16(at) | get16(at + 2) << 16; }
+
+static uint32_t residual_at(const dk_block *block, uint64_t i)
+{
+    return dk_residual(dk_load(block->values, i, block->word), dk_prediction(block, i), block);
+}
+
+static int is_constant(const dk_block *block, uint32_t first)
+{
+    uint64_t i = 0;
+    for (; i + DK_LANES <= block->count; i += DK_LANES) {
+        uint32_t other = 0;
+        for (uint64_t k = i; k < i + DK_LANES; k++) other |= residual_at(block, k) ^ first;
+        if (other) return 0;
+    }
+    for (; i < block->count; i++)
+        if (residual_at(block, i) != first) return 0;
+    return 1;
+}
+
+static void put_header(uint8_t *out, const dk_plan *plan)
+{
+    out[0] = METHOD_CODED;
+    out[1] = (uint8_t)plan->shift;
+    out[2] = (uint8_t)plan->precision;
+    out[3] = (uint8_t)plan->lanes_log2;
+    out[4] = (uint8_t)plan->key_shift;
+    out[5] = (uint8_t)plan->contexts;
+    put16(out + 6, plan->low);
+    put16(out + 8, plan->extra);
+    put32(out + 10, plan->table_bytes);
+    put32(out + 14, plan->words);
+    put32(out + 18, plan->extras);
+    put32(out + 22, plan->escapes);
+}
+
+/* What the encoder needs besides the output. Side streams grow: large buffers that are hardly used would make malloc
+ * give memory back to the system, and take it again, for every block. */
+typedef struct {
+    dk_encode_table table;
+    dk_frequencies frequencies;
+    uint32_t counts[DK_CONTEXTS * DK_SYMBOLS];
+    uint8_t *extras, *escapes;
+    size_t extras_room, escapes_room;
+} encode_scratch;
+
+/* Rows encoded between two looks at the room in the side streams. */
+#define STRETCH 512
+
+/* Room for so many bytes more at *at. 0 without memory. */
+static int make_room(uint8_t **start, size_t *room, uint8_t **at, size_t more)
+{
+    size_t used = *start ? (size_t)(*at - *start) : 0;
+    if (*start && *room - used >= more) return 1;
+    size_t wanted = 2 * used + more;
+    uint8_t *moved = realloc(*start, wanted);
+    if (!moved) return 0;
+    *start = moved;
+    *room = wanted;
+    *at = moved + used;
+    return 1;
+}
+
+static int encode_stretches(const variant_functions *f, const dk_block *block, const dk_plan *plan,
+                            encode_scratch *scratch, dk_encoder *e)
+{
+    const uint64_t n = block->count, rows = plan->lanes_log2 == 6 ? n / DK_LANES : 0;
+    e->extras = e->escapes = NULL;
+    for (uint64_t row = 0;;) {
+        if (!make_room(&scratch->extras, &scratch->extras_room, &e->extras, STRETCH * DK_LANES + VECTOR) ||
+            !make_room(&scratch->escapes, &scratch->escapes_room, &e->escapes,
+                       (size_t)STRETCH * DK_LANES * block->word + VECTOR))
+            return DK_NO_MEMORY;
+        /* What is left of a row is less than a stretch, and so is a block of few lanes. */
+        if (row == rows) return dk_encode_some(block, plan, &scratch->table, e, rows * DK_LANES, n - rows * DK_LANES);
+        uint64_t now = rows - row < STRETCH ? rows - row : STRETCH;
+        int failed = f->encode(block, plan, &scratch->table, e, row * DK_LANES, now);
+        if (failed) return failed;
+        row += now;
+    }
+}
+
+static int64_t encode_coded(const variant_functions *f, const dk_block *block, encode_scratch *scratch, uint8_t *out)
+{
+    const uint64_t n = block->count, raw = n * block->word;
+    uint64_t samples = SAMPLES(block->word);
+    dk_plan plan;
+    dk_encoder e;
+    uint64_t cost = dk_make_plan(block, &plan);
+    if (cost == UINT64_MAX) return DK_NO_MEMORY;
+    /* Where few symbols occur, the rare ones are what costs. */
+    if (cost / dk_planned(n) < SPARSE_Q16 && samples < n / 2) samples = n / 2;
+    if (dk_count(block, &plan, f->index, samples, scratch->counts)) return DK_NO_MEMORY;
+    for (uint32_t c = 0; c < plan.contexts; c++)
+        dk_normalize(scratch->counts + c * DK_SYMBOLS, n > samples, plan.precision, scratch->frequencies[c]);
+    dk_fill_encode_table(scratch->frequencies, &plan, &scratch->table);
+    plan.table_bytes = (uint32_t)dk_put_tables(scratch->frequencies, &plan, out + DK_HEADER);
+
+    uint8_t *at = out + DK_HEADER + plan.table_bytes;
+    e.wide = at;
+    at += plan.shift & 16 ? 2 * n : 0;
+    e.byte = at;
+    at += plan.shift & 8 ? n : 0;
+    e.nibble = at;
+    at += plan.shift & 4 ? (n + 1) / 2 : 0;
+    uint8_t *words = at;
+    e.words = at;
+    e.words_end = out + raw + SLACK - VECTOR;
+    if (at > e.words_end) return DK_TOO_LARGE;
+    for (uint32_t lane = 0; lane < DK_LANES; lane++) e.state[lane] = DK_STATE_LOW;
+
+    int failed = encode_stretches(f, block, &plan, scratch, &e);
+    if (failed) return failed;
+
+    plan.words = (uint32_t)((e.words - words) / 2);
+    plan.extras = (uint32_t)(e.extras - scratch->extras);
+    plan.escapes = (uint32_t)((uint64_t)(e.escapes - scratch->escapes) / block->word);
+    uint64_t lanes = (uint64_t)1 << plan.lanes_log2, escape_bytes = (uint64_t)plan.escapes * block->word;
+    uint64_t total = (uint64_t)(e.words - out) + plan.extras + escape_bytes + 4 * lanes;
+    if (total >= raw) return DK_TOO_LARGE;
+    put_header(out, &plan);
+    at = e.words;
+    memcpy(at, scratch->extras, plan.extras);
+    at += plan.extras;
+    memcpy(at, scratch->escapes, escape_bytes);
+    at += escape_bytes;
+    memcpy(at, e.state, 4 * lanes);
+    return (int64_t)total;
+}
+
+/* The payload's length, or a negative result. out holds dk_bound bytes; count is at least 1 and below 2^31. */
+DK_PUBLIC int64_t dk_encode(int variant, const dk_block *block, uint8_t *out)
+{
+    variant_functions f = functions_of(variant);
+    const uint64_t n = block->count;
+    uint32_t first = residual_at(block, 0);
+    if (is_constant(block, first)) {
+        if (n < 3) return DK_TOO_LARGE;
+        out[0] = METHOD_CONSTANT;
+        memcpy(out + 1, &first, block->word);
+        return 1 + (int64_t)block->word;
+    }
+    encode_scratch *scratch = malloc(sizeof *scratch);
+    if (!scratch) return DK_NO_MEMORY;
+    scratch->extras = scratch->escapes = NULL;
+    int64_t result = encode_coded(&f, block, scratch, out);
+    free(scratch->escapes);
+    free(scratch->extras);
+    free(scratch);
+    return result;
+}
+
+/* An estimate of the payload's bits, in 1/256 bits an element; negative without memory. */
+DK_PUBLIC int64_t dk_estimate(const dk_block *block)
+{
+    dk_plan plan;
+    uint64_t cost = dk_make_plan(block, &plan);
+    return cost == UINT64_MAX ? DK_NO_MEMORY : (int64_t)(cost / dk_planned(block->count) / 256);
+}
+
+static int get_header(const uint8_t *in, const dk_block *block, dk_plan *plan)
+{
+    const uint32_t bits = 8 * block->word;
+    plan->shift = in[1];
+    plan->precision = in[2];
+    plan->lanes_log2 = in[3];
+    plan->key_shift = in[4];
+    plan->contexts = in[5];
+    plan->low = get16(in + 6);
+    plan->extra = get16(in + 8);
+    plan->table_bytes = get32(in + 10);
+    plan->words = get32(in + 14);
+    plan->extras = get32(in + 18);
+    plan->escapes = get32(in + 22);
+    if (plan->shift % 4 || plan->shift >= bits) return DK_HEADER_FIELD;
+    if (plan->precision < DK_MIN_PRECISION || plan->precision > DK_MAX_PRECISION) return DK_HEADER_FIELD;
+    if (plan->lanes_log2 != 4 && plan->lanes_log2 != 6) return DK_HEADER_FIELD;
+    if (plan->contexts < 1 || plan->contexts > DK_CONTEXTS || plan->low >= DK_KEYS) return DK_HEADER_FIELD;
+    if (plan->extra >> plan->contexts || (plan->extra && plan->shift + 8 >= bits)) return DK_HEADER_FIELD;
+    if (plan->key_shift == DK_CONTEXT_ARRAY) return block->context ? 0 : DK_HEADER_FIELD;
+    if (plan->key_shift < 1 || plan->key_shift >= bits || plan->key_shift + 11 < bits) return DK_HEADER_FIELD;
+    return 0;
+}
+
+static int fill_constant(const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out)
+{
+    if (length < 1 + block->word) return DK_TRUNCATED;
+    if (length > 1 + block->word) return DK_TRAILING;
+    uint32_t z = 0;
+    memcpy(&z, payload + 1, block->word);
+    for (uint64_t i = 0; i < block->count; i++) {
+        uint32_t p = dk_prediction(block, i);
+        uint32_t r = z >> 1 ^ ((uint32_t)0 - (z & 1)), image = dk_image(p, block->is_float);
+        image += block->word == 2 ? r << 16 : r;
+        uint32_t value = block->is_float ? image ^ (dk_sign(~image) | 0x80000000u) : image;
+        if (block->word == 2) {
+            uint16_t half = (uint16_t)(value >> 16);
+            memcpy(out + 2 * i, &half, 2);
+        } else {
+            memcpy(out + 4 * i, &value, 4);
+        }
+    }
+    return 0;
+}
+
+static int decode_coded(const variant_functions *f, const dk_block *block, const uint8_t *payload, uint64_t length,
+                        uint32_t *table, dk_frequencies frequencies, uint8_t *out)
+{
+    const uint64_t n = block->count;
+    dk_plan plan;
+    dk_decoder d;
+    int failed = get_header(payload, block, &plan);
+    if (failed) return failed;
+
+    const uint64_t lanes = (uint64_t)1 << plan.lanes_log2, shift = plan.shift;
+    uint64_t wide = shift & 16 ? 2 * n : 0, byte = shift & 8 ? n : 0, nibble = shift & 4 ? (n + 1) / 2 : 0;
+    uint64_t words = 2 * (uint64_t)plan.words, escapes = (uint64_t)plan.escapes * block->word;
+    uint64_t total = DK_HEADER + plan.table_bytes + wide + byte + nibble + words + plan.extras + escapes + 4 * lanes;
+    if (length < total) return DK_TRUNCATED;
+    if (length > total) return DK_TRAILING;
+
+    const uint8_t *at = payload + DK_HEADER;
+    failed = dk_get_tables(at, plan.table_bytes, &plan, frequencies);
+    if (failed) return failed;
+    dk_fill_decode_table(frequencies, &plan, table);
+    at += plan.table_bytes;
+    d.wide = at;
+    d.byte = d.wide + wide;
+    d.nibble = d.byte + byte;
+    if (nibble && n % 2 && d.nibble[nibble - 1] >> 4) return DK_STREAM;
+    d.words_start = d.nibble + nibble;
+    d.words = d.extras_start = d.words_start + words;
+    d.extras = d.escapes_start = d.extras_start + plan.extras;
+    d.escapes = d.escapes_start + escapes;
+    memset(d.state, 0, sizeof d.state);
+    memcpy(d.state, d.escapes, 4 * lanes);
+    for (uint64_t lane = 0; lane < lanes; lane++)
+        if (d.state[lane] < DK_STATE_LOW || d.state[lane] >> 31) return DK_STATE;
+
+    uint64_t rows = plan.lanes_log2 == 6 ? n / DK_LANES : 0;
+    failed = dk_decode_some(block, &plan, table, &d, out, rows * DK_LANES, n - rows * DK_LANES);
+    if (!failed) failed = f->decode(block, &plan, table, &d, out, 0, rows);
+    if (failed) return failed;
+    if (d.words != d.words_start || d.extras != d.extras_start || d.escapes != d.escapes_start) return DK_TRAILING;
+    for (uint64_t lane = 0; lane < lanes; lane++)
+        if (d.state[lane] != DK_STATE_LOW) return DK_STATE;
+    return 0;
+}
+
+/* 0 or a negative result. Reads no byte outside payload and the block's arrays, writes count words to out. */
+DK_PUBLIC int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out)
+{
+    variant_functions f = functions_of(variant);
+    if (length < 1) return DK_TRUNCATED;
+    if (payload[0] == METHOD_CONSTANT) return fill_constant(block, payload, length, out);
+    if (payload[0] != METHOD_CODED) return DK_HEADER_FIELD;
+    if (length < DK_HEADER) return DK_TRUNCATED;
+    uint32_t *table = malloc(sizeof(uint32_t) * DK_CONTEXTS << DK_MAX_PRECISION);
+    dk_frequencies *frequencies = malloc(sizeof *frequencies);
+    int result = DK_NO_MEMORY;
+    if (table && frequencies) result = decode_coded(&f, block, payload, length, table, *frequencies, out);
+    free(frequencies);
+    free(table);
+    return result;
+}

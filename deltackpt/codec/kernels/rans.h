@@ -1,0 +1,205 @@
+/* The residual coder "rans" (coder 2 in section 5 of docs/format.md): what its files share.
+ *
+ * Every variant gives the same bits. Elements go to 64 (or, in small blocks, 16) interleaved states, element i to
+ * state i mod lanes; the encoder goes forward, the decoder backward, so that all streams are appended to.
+ * No file includes anything but freestanding headers and string.h, stdlib.h.
+ */
+#ifndef DELTACKPT_RANS_H
+#define DELTACKPT_RANS_H
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "words are read as they lie in memory, which is little-endian"
+#endif
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define DK_CONTEXTS 16
+#define DK_SYMBOLS 256
+#define DK_ESCAPE 255
+#define DK_LANES 64
+#define DK_STATE_BITS 15 /* states lie in [2^15, 2^31) between elements */
+#define DK_STATE_LOW (1u << DK_STATE_BITS)
+#define DK_MIN_PRECISION 9
+#define DK_MAX_PRECISION 12
+#define DK_HEADER 26
+#define DK_KEYS 2048
+#define DK_PLAN_SAMPLES 8192
+#define DK_CONTEXT_ARRAY 255 /* as key shift: the context array is the key */
+
+/* Results below zero; the Python side has a sentence for each. */
+enum {
+    DK_TOO_LARGE = -1, /* encoding: not smaller than the block's bytes */
+    DK_NO_MEMORY = -2,
+    DK_TRUNCATED = -3, /* decoding: the payload ends early */
+    DK_TRAILING = -4,  /* bytes are left over */
+    DK_HEADER_FIELD = -5,
+    DK_TABLE = -6,
+    DK_STREAM = -7, /* a stream does not hold what the symbols ask for */
+    DK_STATE = -8   /* the states do not end where the encoder began */
+};
+
+enum { DK_SCALAR = 0, DK_AVX2 = 1, DK_AVX512 = 2 };
+
+/* A block and what is known of it beforehand. */
+typedef struct {
+    const uint8_t *values;     /* count words; NULL when decoding */
+    const uint8_t *prediction; /* count words, or NULL for all bits zero */
+    const uint8_t *context;    /* count bytes, or NULL */
+    uint64_t count;
+    uint32_t word;      /* bytes: 2 or 4 */
+    uint32_t is_float;  /* image of floats or of integers */
+    uint32_t key_shift; /* bits below a prediction's exponent, plus 1 for the sign that is shifted out */
+} dk_block;
+
+/* How a block is coded: the header of the payload. */
+typedef struct {
+    uint32_t shift;      /* bits below the symbol that are kept raw; a multiple of 4 */
+    uint32_t precision;  /* frequencies of a context sum to 1 << precision */
+    uint32_t lanes_log2; /* 4 or 6 */
+    uint32_t key_shift;
+    uint32_t contexts;
+    uint32_t low;   /* the key of context 0 */
+    uint32_t extra; /* bit c: context c keeps one more raw byte */
+    uint32_t table_bytes, words, extras, escapes;
+} dk_plan;
+
+/* info: frequency in bits 0-11, bias 12-24, reciprocal shift 25-28, escape 31. */
+typedef struct {
+    uint32_t reciprocal[DK_CONTEXTS * DK_SYMBOLS];
+    uint32_t info[DK_CONTEXTS * DK_SYMBOLS];
+} dk_encode_table;
+
+/* The encoder's position in its streams. */
+typedef struct {
+    uint8_t *wide, *byte, *nibble; /* raw bits: 2 bytes, 1 byte, half a byte an element, where the shift has them */
+    uint8_t *words, *words_end;
+    uint8_t *extras, *escapes;
+    uint32_t state[DK_LANES];
+} dk_encoder;
+
+/* The decoder's: each stream is read from its end down to its start. */
+typedef struct {
+    const uint8_t *wide, *byte, *nibble;
+    const uint8_t *words, *words_start;
+    const uint8_t *extras, *extras_start;
+    const uint8_t *escapes, *escapes_start;
+    uint32_t state[DK_LANES];
+} dk_decoder;
+
+typedef uint16_t dk_frequencies[DK_CONTEXTS][DK_SYMBOLS];
+
+/* One variant: elements [start, start + rows * 64) of a block with 64 lanes; results are 0 or negative. */
+typedef int (*dk_encode_rows)(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t start,
+                              uint64_t rows);
+typedef int (*dk_decode_rows)(const dk_block *, const dk_plan *, const uint32_t *table, dk_decoder *, uint8_t *out,
+                              uint64_t start, uint64_t rows);
+/* context << 8 | symbol of each of 64 elements from start on. */
+typedef void (*dk_index_row)(const dk_block *, const dk_plan *, uint64_t start, uint16_t *index);
+
+int dk_encode_rows_scalar(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t, uint64_t);
+int dk_decode_rows_scalar(const dk_block *, const dk_plan *, const uint32_t *, dk_decoder *, uint8_t *, uint64_t, uint64_t);
+void dk_index_row_scalar(const dk_block *, const dk_plan *, uint64_t, uint16_t *);
+/* Any number of elements and lanes. */
+int dk_encode_some(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t start, uint64_t count);
+int dk_decode_some(const dk_block *, const dk_plan *, const uint32_t *table, dk_decoder *, uint8_t *out, uint64_t start,
+                   uint64_t count);
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define DK_X86 1
+int dk_encode_rows_avx2(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t, uint64_t);
+int dk_decode_rows_avx2(const dk_block *, const dk_plan *, const uint32_t *, dk_decoder *, uint8_t *, uint64_t, uint64_t);
+void dk_index_row_avx2(const dk_block *, const dk_plan *, uint64_t, uint16_t *);
+int dk_encode_rows_avx512(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t, uint64_t);
+int dk_decode_rows_avx512(const dk_block *, const dk_plan *, const uint32_t *, dk_decoder *, uint8_t *, uint64_t, uint64_t);
+void dk_index_row_avx512(const dk_block *, const dk_plan *, uint64_t, uint16_t *);
+#endif
+
+/* plan.c */
+uint64_t dk_make_plan(const dk_block *, dk_plan *);
+/* tables.c */
+void dk_normalize(const uint32_t counts[DK_SYMBOLS], int sampled, uint32_t precision, uint16_t frequencies[DK_SYMBOLS]);
+size_t dk_put_tables(dk_frequencies frequencies, const dk_plan *, uint8_t *out);
+int dk_get_tables(const uint8_t *in, size_t length, const dk_plan *, dk_frequencies frequencies);
+void dk_fill_encode_table(dk_frequencies frequencies, const dk_plan *, dk_encode_table *);
+void dk_fill_decode_table(dk_frequencies frequencies, const dk_plan *, uint32_t *table);
+/* counts.c: symbols of a sample, by context */
+int dk_count(const dk_block *, const dk_plan *, dk_index_row, uint64_t samples, uint32_t counts[DK_CONTEXTS * DK_SYMBOLS]);
+
+#define DK_TABLE_BOUND (DK_CONTEXTS * (1 + DK_SYMBOLS * 5))
+
+/* Words are widened to 32 bits with their bits at the top, so that signs and carries are the same for both sizes. */
+static inline uint32_t dk_load(const uint8_t *words, uint64_t i, uint32_t word)
+{
+    if (word == 2) {
+        uint16_t half;
+        memcpy(&half, words + 2 * i, 2);
+        return (uint32_t)half << 16;
+    }
+    uint32_t whole;
+    memcpy(&whole, words + 4 * i, 4);
+    return whole;
+}
+
+static inline uint32_t dk_sign(uint32_t x) { return (uint32_t)0 - (x >> 31); }
+
+static inline uint32_t dk_image(uint32_t x, uint32_t is_float)
+{
+    return is_float ? x ^ (dk_sign(x) | 0x80000000u) : x;
+}
+
+static inline uint32_t dk_prediction(const dk_block *b, uint64_t i)
+{
+    return b->prediction ? dk_load(b->prediction, i, b->word) : 0;
+}
+
+/* The residual, its word's bits at the bottom. */
+static inline uint32_t dk_residual(uint32_t value, uint32_t prediction, const dk_block *b)
+{
+    uint32_t v = dk_image(value, b->is_float), p = dk_image(prediction, b->is_float);
+    if (b->word == 2) {
+        uint32_t r = (v >> 16) - (p >> 16);
+        return (uint16_t)((r << 1) ^ dk_sign(r << 16));
+    }
+    uint32_t r = v - p;
+    return (r << 1) ^ dk_sign(r);
+}
+
+static inline uint32_t dk_key(const dk_block *b, uint64_t i, uint32_t prediction, uint32_t key_shift)
+{
+    if (key_shift == DK_CONTEXT_ARRAY) return b->context[i];
+    return (prediction << 1) >> (key_shift + 32 - 8 * b->word);
+}
+
+static inline uint32_t dk_clamp(uint32_t key, uint32_t low, uint32_t contexts)
+{
+    uint32_t above = key > low ? key - low : 0;
+    return above < contexts ? above : contexts - 1;
+}
+
+/* The runs of a sample: all of the block, or count / 64 runs of 64 elements, evenly spread. */
+typedef struct {
+    uint64_t runs, rows, length;
+} dk_runs;
+
+static inline dk_runs dk_sample_runs(uint64_t count, uint64_t samples)
+{
+    dk_runs runs = {1, 1, count};
+    if (count > samples) {
+        runs.runs = samples / DK_LANES;
+        runs.rows = count / DK_LANES;
+        runs.length = DK_LANES;
+    }
+    return runs;
+}
+
+/* How many elements a plan is made from. */
+static inline uint64_t dk_planned(uint64_t count) { return count < DK_PLAN_SAMPLES ? count : DK_PLAN_SAMPLES; }
+
+static inline uint64_t dk_run_start(const dk_runs *runs, uint64_t number)
+{
+    return number * runs->rows / runs->runs * DK_LANES;
+}
+
+#endif

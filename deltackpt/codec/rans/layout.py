@@ -1,0 +1,143 @@
+"""The fixed part of a payload, and the limits that both sides keep."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltackpt.codec.residual import Words
+from deltackpt.errors import CorruptObjectError, TruncatedObjectError
+from deltackpt.tensor.dtypes import DType
+
+__all__ = [
+    "CONSTANT",
+    "CONTEXTS",
+    "CONTEXT_ARRAY",
+    "ESCAPE",
+    "HEADER_BYTES",
+    "LOWEST_STATE",
+    "STATE_BITS",
+    "SYMBOLS",
+    "Plan",
+    "contexts_of",
+    "key_shift_of",
+    "parse_plan",
+    "put_plan",
+    "streams",
+]
+
+CONSTANT, CODED = 0, 1
+CONTEXTS, SYMBOLS, ESCAPE = 16, 256, 255
+KEYS = 2048
+STATE_BITS = 31
+LOWEST_STATE = 1 << 15
+CONTEXT_ARRAY = 255
+
+_HEADER = struct.Struct("<BBBBBBHHIIII")
+HEADER_BYTES = _HEADER.size
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a block is coded; the header's fields, in order.
+
+    Attributes:
+        shift: bits below the symbol that are kept raw.
+        precision: the frequencies of a context sum to ``1 << precision``.
+        lanes_log2: of the number of states.
+        key_shift: what of the prediction is the key of a context; ``CONTEXT_ARRAY`` for a given array.
+        contexts: how many contexts.
+        low: the key of context 0.
+        extra: bit c: context c keeps one more raw byte.
+        table_bytes, words, extras, escapes: lengths of the streams, in bytes, 16-bit words, bytes and words.
+    """
+
+    shift: int
+    precision: int
+    lanes_log2: int
+    key_shift: int
+    contexts: int
+    low: int
+    extra: int
+    table_bytes: int = 0
+    words: int = 0
+    extras: int = 0
+    escapes: int = 0
+
+    @property
+    def lanes(self) -> int:
+        """The number of states."""
+        return 1 << self.lanes_log2
+
+    def shifts(self) -> NDArray[np.int64]:
+        """Raw bits of each context."""
+        return np.array([self.shift + 8 * (self.extra >> c & 1) for c in range(self.contexts)])
+
+
+def key_shift_of(dtype: DType) -> int:
+    """How far a prediction is shifted, after its sign was shifted out, so that its exponent is left."""
+    if dtype.name in ("float16", "complex32"):
+        return 11
+    return 8 * dtype.word_bytes - 8
+
+
+def contexts_of(plan: Plan, prediction: Words, context: NDArray[np.uint8] | None) -> NDArray[np.int64]:
+    """The context of every element, below ``plan.contexts``."""
+    if plan.key_shift == CONTEXT_ARRAY:
+        assert context is not None
+        key = context.astype(np.int64)
+    else:
+        one, by = prediction.dtype.type(1), prediction.dtype.type(plan.key_shift)
+        key = ((prediction << one) >> by).astype(np.int64)
+    return np.clip(key - plan.low, 0, plan.contexts - 1)
+
+
+def put_plan(plan: Plan) -> bytes:
+    """The header of a coded payload."""
+    return _HEADER.pack(CODED, *astuple(plan))
+
+
+def _fail(message: str, source: str) -> CorruptObjectError:
+    return CorruptObjectError(f"rans payload: {message}", where=source)
+
+
+def parse_plan(payload: memoryview, word_bytes: int, has_context: bool, *, source: str) -> Plan:
+    """The header, with every field in its range."""
+    if len(payload) < HEADER_BYTES:
+        raise TruncatedObjectError("rans payload ends in its header", where=source)
+    bits = 8 * word_bytes
+    plan = Plan(*_HEADER.unpack(payload[:HEADER_BYTES])[1:])
+    good = (
+        plan.shift % 4 == 0
+        and plan.shift < bits
+        and 9 <= plan.precision <= 12
+        and plan.lanes_log2 in (4, 6)
+        and 1 <= plan.contexts <= CONTEXTS
+        and plan.low < KEYS
+        and plan.extra >> plan.contexts == 0
+        and (plan.extra == 0 or plan.shift + 8 < bits)
+    )
+    if plan.key_shift == CONTEXT_ARRAY:
+        good = good and has_context
+    else:
+        good = good and max(1, bits - 11) <= plan.key_shift < bits
+    if not good:
+        raise _fail("a field of the header is out of its range", source)
+    return plan
+
+
+def streams(plan: Plan, words: int, word_bytes: int) -> list[tuple[str, int]]:
+    """Names and lengths in bytes of what follows the header, in order."""
+    return [
+        ("tables", plan.table_bytes),
+        ("wide", 2 * words if plan.shift & 16 else 0),
+        ("byte", words if plan.shift & 8 else 0),
+        ("nibble", (words + 1) // 2 if plan.shift & 4 else 0),
+        ("words", 2 * plan.words),
+        ("extras", plan.extras),
+        ("escapes", plan.escapes * word_bytes),
+        ("states", 4 * plan.lanes),
+    ]

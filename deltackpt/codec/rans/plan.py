@@ -1,0 +1,148 @@
+"""The plan of a block, from a sample, in whole numbers: the same decisions as ``kernels/plan.c``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltackpt.codec.rans.layout import CONTEXT_ARRAY, CONTEXTS, KEYS, SYMBOLS, Plan, contexts_of, key_shift_of
+from deltackpt.codec.residual import Words, to_residual
+from deltackpt.tensor.dtypes import DType
+
+__all__ = ["estimate", "make_plan", "planned", "sample_positions"]
+
+_ONE = 1 << 16
+_RUN = 64
+_SAMPLES = 8192
+_SYMBOL_BITS = 5
+_MANY_LANES_FROM = 1 << 13
+_BINS = 4 * 32 + 1
+
+Counts = NDArray[np.int64]
+
+
+def sample_positions(count: int, samples: int) -> slice | NDArray[np.int64]:
+    """Which elements a sample takes: all, or runs of 64, evenly spread."""
+    if count <= samples:
+        return slice(None)
+    runs = samples // _RUN
+    starts = np.arange(runs, dtype=np.int64) * (count // _RUN) // runs * _RUN
+    return (starts[:, None] + np.arange(_RUN)).reshape(-1)
+
+
+def planned(count: int) -> int:
+    """How many elements a plan is made from."""
+    return min(count, _SAMPLES)
+
+
+def _log2(x: int) -> int:
+    """65536 times log2 of ``x``, by the kernels' formula."""
+    k = x.bit_length() - 1
+    f = ((x << 16) >> k) - _ONE
+    bend = f * (_ONE - f) >> 16
+    return (k << 16) + f + (bend * (28608 - (10093 * f >> 16)) >> 16)
+
+
+def _weight(n: int) -> int:
+    return n * _log2(n) if n else 0
+
+
+def _bins(z: Words) -> Counts:
+    """Residuals by length and the two bits after the leading one."""
+    wide = z.astype(np.int64)
+    length = np.frexp(wide.astype(np.float64))[1].astype(np.int64)
+    bits: Counts = 4 * (length - 1) + ((wide << 2) >> np.maximum(length - 1, 0) & 3) + 1
+    return np.where(length == 0, 0, bits)
+
+
+def _shift_cost(bins: list[int], total: int, shift: int, bits: int) -> tuple[int, int]:
+    """Cost in 1/65536 bits of what is counted in ``bins``, and how many symbols the tables get."""
+    cost = _weight(total) + total * shift * _ONE
+    octave = [bins[4 * k - 3 : 4 * k + 1] for k in range(1, bits + 1)]
+    groups = [(bins[0] + sum(map(sum, octave[:shift])), 1)]
+    for above, parts in enumerate(octave[shift : shift + 8], start=1):
+        if above == 1:
+            groups.append((sum(parts), 1))
+        elif above == 2:
+            groups += [(parts[0] + parts[1], 1), (parts[2] + parts[3], 1)]
+        else:
+            groups += [(n, 1 << (above - 3)) for n in parts]
+    symbols = 0
+    for n, width in groups:
+        cost += n * (width.bit_length() - 1) * _ONE - _weight(n)
+        symbols += min(n, width)
+    high = sum(map(sum, octave[shift + 8 :]))
+    return cost + high * bits * _ONE - _weight(high), symbols
+
+
+def _top_cost(tops: list[int], total: int, shift: int, bits: int) -> tuple[int, int]:
+    """The same where at most 8 bits are left above the shift."""
+    merged = 1 << (shift + 8 - bits)
+    groups = [n for s in range(0, SYMBOLS, merged) if (n := sum(tops[s : s + merged]))]
+    return _weight(total) + total * shift * _ONE - sum(map(_weight, groups)), len(groups)
+
+
+def _window(keys: Counts) -> tuple[int, int]:
+    """The lowest key and the number of contexts that cover most of the sample."""
+    present = np.flatnonzero(keys)
+    first, last = int(present[0]), int(present[-1])
+    if last - first < CONTEXTS:
+        return first, last - first + 1
+    total = np.concatenate(([0], np.cumsum(keys[first : last + 1])))
+    inside = total[CONTEXTS:] - total[:-CONTEXTS]
+    return first + int(np.argmax(inside)), CONTEXTS
+
+
+def make_plan(values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType) -> tuple[Plan, int]:
+    """The plan and the estimated cost of the sample that it was made from, in 1/65536 bits."""
+    bits, count = 8 * dtype.word_bytes, values.size
+    taken = sample_positions(count, _SAMPLES)
+    guess = prediction[taken]
+    z = to_residual(values[taken], guess, dtype.kind)
+    given = None if context is None else context[taken]
+    key_shift = key_shift_of(dtype) if context is None else CONTEXT_ARRAY
+    whole = Plan(0, 11, 6 if count >= _MANY_LANES_FROM else 4, key_shift, KEYS, 0, 0)
+    low, contexts = _window(np.bincount(contexts_of(whole, guess, given), minlength=KEYS))
+    c = contexts_of(Plan(0, 11, 6, key_shift, contexts, low, 0), guess, given)
+    totals = np.bincount(c, minlength=contexts)
+    bins = np.bincount(c * _BINS + _bins(z), minlength=contexts * _BINS).reshape(contexts, _BINS)
+    tops = np.bincount(c * SYMBOLS + (z >> z.dtype.type(bits - 8)), minlength=contexts * SYMBOLS)
+    costs = _Costs(totals.tolist(), bins.tolist(), tops.reshape(contexts, SYMBOLS).tolist(), bits, z.size, count)
+    best = min((costs.of_shift(shift) for shift in range(0, bits, 4)), key=lambda found: found[0])
+    return Plan(best[1], 11, whole.lanes_log2, key_shift, contexts, low, best[2]), best[0]
+
+
+class _Costs:
+    """What every shift would cost, by context."""
+
+    def __init__(
+        self, totals: list[int], bins: list[list[int]], tops: list[list[int]], bits: int, taken: int, count: int
+    ) -> None:
+        self._totals, self._bins, self._tops = totals, bins, tops
+        self._bits, self._taken, self._count = bits, taken, count
+
+    def _of_context(self, c: int, shift: int) -> int:
+        if shift + 8 >= self._bits:
+            plain, symbols = _top_cost(self._tops[c], self._totals[c], shift, self._bits)
+        else:
+            plain, symbols = _shift_cost(self._bins[c], self._totals[c], shift, self._bits)
+        return plain + symbols * _SYMBOL_BITS * _ONE * self._taken // self._count
+
+    def of_shift(self, shift: int) -> tuple[int, int, int]:
+        """Cost, the shift, and which contexts keep one more byte."""
+        total, extra = 0, 0
+        for c in reversed(range(len(self._totals))):
+            if not self._totals[c]:
+                extra |= (extra >> 1) & (1 << c)
+                continue
+            cost = self._of_context(c, shift)
+            if shift + 8 < self._bits and (more := self._of_context(c, shift + 8)) < cost:
+                extra |= 1 << c
+                cost = more
+            total += cost
+        return total, shift, extra
+
+
+def estimate(values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType) -> int:
+    """About how many 1/256 bits an element costs; from a sample."""
+    return make_plan(values, prediction, context, dtype)[1] // planned(values.size) // 256

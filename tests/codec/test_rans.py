@@ -1,0 +1,286 @@
+"""Coder rans: every variant of the kernels gives the bits of the numpy implementation, in both directions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from deltackpt.codec import rans
+from deltackpt.codec.kernels import VARIANTS, Kernels, open_library
+from deltackpt.codec.residual import Words, from_residual
+from deltackpt.errors import CorruptObjectError
+from deltackpt.tensor.dtypes import DType, by_name
+from tests.codec.helpers import noise, special_words
+
+NAMES = ("float32", "bfloat16", "float16", "int32", "uint16", "complex64")
+KERNELS = [kernels for name in VARIANTS if (kernels := open_library(name)[0]) is not None]
+
+# Around lanes (16, 64), from where on there are 64 of them and plans are made from samples (8192), and the samples
+# of the tables (2^16 words of 4 bytes).
+LENGTHS = [1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 8191, 8192, 8193, 8255, 8256, 8257]
+
+Context = NDArray[np.uint8] | None
+
+
+def check(values: Words, prediction: Words | None, context: Context, dtype: DType) -> bytes | None:
+    """All implementations agree and give the words back. The payload, or None where the words are kept raw."""
+    guess = np.zeros_like(values) if prediction is None else prediction
+    payload = rans.encode(values, guess, context, dtype)
+    estimate = rans.estimate(values, guess, context, dtype)
+    for kernels in KERNELS:
+        found = kernels.encode(values, prediction, context, dtype)
+        assert (None if found is None else bytes(found)) == payload, kernels.variant
+        assert kernels.estimate(values, prediction, context, dtype) == estimate
+    if payload is None:
+        return None
+    assert len(payload) < values.nbytes
+    view = memoryview(payload)
+    assert rans.decode(view, guess, context, dtype, source="test").tobytes() == values.tobytes()
+    for kernels in KERNELS:
+        decoded = kernels.decode(view, values.size, prediction, context, dtype, source="test")
+        assert decoded.tobytes() == values.tobytes(), kernels.variant
+    return payload
+
+
+def walk(dtype: DType, count: int, seed: int, scale: float) -> tuple[Words, Words]:
+    """Normal numbers, and words about ``scale`` places from theirs."""
+    random = np.random.default_rng(seed)
+    bits = 8 * dtype.word_bytes
+    numbers = (random.standard_normal(count) * 0.02).astype("<f4").view("<u4")
+    base: Words = (numbers >> np.uint32(32 - bits)).astype(dtype.word)
+    steps = np.clip(np.rint(random.standard_normal(count) * scale), -(2.0 ** (bits - 2)), 2.0 ** (bits - 2))
+    signed = steps.astype(np.int64)
+    z = ((signed << 1) ^ (signed >> 63)).astype(dtype.word)
+    return from_residual(z, base, dtype.kind), base
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int32"])
+def test_every_length(name: str, count: int) -> None:
+    dtype = by_name(name)
+    for scale in (0.0, 0.1, 3.0, 3000.0):
+        values, base = walk(dtype, count, count, scale)
+        check(values, base, None, dtype)
+        check(values, None, None, dtype)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [65535, 65536, 65537 + 64, 131072 + 65])
+def test_lengths_around_the_samples(name: str, count: int) -> None:
+    dtype = by_name(name)
+    for scale in (0.01, 5.0):
+        assert check(*walk(dtype, count, 0, scale), None, dtype) is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_special_values(name: str) -> None:
+    dtype = by_name(name)
+    words = np.array(special_words(dtype) * 20, dtype.word)
+    for base in (None, np.roll(words, 1), np.sort(words), words):
+        check(words, base, None, dtype)
+        check(np.sort(words), base, None, dtype)
+        check(np.repeat(words, 40), None if base is None else np.repeat(base, 40), None, dtype)
+
+
+@given(
+    name=st.sampled_from(NAMES),
+    count=st.one_of(st.integers(1, 300), st.sampled_from(LENGTHS)),
+    seed=st.integers(0, 1 << 32),
+    magnitude=st.floats(-2, 34),
+    changed=st.sampled_from([0.0005, 0.01, 0.3, 1.0]),
+    outliers=st.sampled_from([0.0, 0.001, 0.01, 0.2]),
+    contexts=st.sampled_from([0, 1, 3, 16, 17, 256]),
+    predicted=st.booleans(),
+)
+@settings(max_examples=150)
+def test_any_statistics(
+    name: str,
+    count: int,
+    seed: int,
+    magnitude: float,
+    changed: float,
+    outliers: float,
+    contexts: int,
+    predicted: bool,
+) -> None:
+    dtype = by_name(name)
+    random = np.random.default_rng(seed)
+    values, base = walk(dtype, count, seed, 2.0**magnitude)
+    values = np.where(random.random(count) < changed, values, base)
+    values = np.where(random.random(count) < outliers, noise(dtype, count, seed), values).astype(dtype.word)
+    context = random.integers(0, contexts, count).astype(np.uint8) if contexts else None
+    check(values, base if predicted else None, context, dtype)
+
+
+def symbols(kind: str, count: int) -> NDArray[np.int64]:
+    random = np.random.default_rng(0)
+    return {
+        "one": np.full(count, 3),
+        "one, and another once": np.where(np.arange(count) == count // 2, 9, 3),
+        "two": random.integers(0, 2, count),
+        "escapes only": np.full(count, 255) + random.integers(0, 2, count),
+        "all": np.arange(count) % 256,
+        "all distinct": np.arange(count) * 97 % (1 << 15),
+        "frequencies that round to zero": np.where(random.random(count) < 0.02, random.integers(0, 256, count), 7),
+        "geometric": np.minimum(random.geometric(0.3, count), 40_000),
+        "powers": 1 << random.integers(0, 15, count),
+    }[kind]
+
+
+KINDS = [
+    "one",
+    "one, and another once",
+    "two",
+    "escapes only",
+    "all",
+    "all distinct",
+    "frequencies that round to zero",
+    "geometric",
+    "powers",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["int16", "int32", "bfloat16"])
+@pytest.mark.parametrize("count", [100, 9000, 200_000])
+def test_adversarial_symbols(kind: str, name: str, count: int) -> None:
+    dtype = by_name(name)
+    base = noise(dtype, count)
+    values = from_residual(symbols(kind, count).astype(dtype.word), base, dtype.kind)
+    payload = check(values, base, None, dtype)
+    if kind == "one":
+        assert payload is not None
+        assert len(payload) == 1 + dtype.word_bytes
+    context = (np.arange(count) % 20).astype(np.uint8)
+    check(values, base, context, dtype)
+
+
+def test_sizes_that_were_measured() -> None:
+    """Against the entropy of what was drawn, tables and states included."""
+    dtype = by_name("bfloat16")
+    count = 1 << 18
+    random = np.random.default_rng(0)
+    base = noise(dtype, count) & np.uint16(0x7F) | np.uint16(0x3C00)
+    z = np.where(random.random(count) < 0.01, random.integers(1, 3, count), 0).astype(np.uint16)
+    payload = check(from_residual(z, base, dtype.kind), base, None, dtype)
+    assert payload is not None
+    entropy = -0.01 * np.log2(0.005) - 0.99 * np.log2(0.99)
+    assert 8 * len(payload) / count < entropy * 1.05 + 8 * 400 / count
+    assert len(payload) < 2 * count / 150
+
+
+def test_random_words_are_kept_raw() -> None:
+    for name in NAMES:
+        dtype = by_name(name)
+        for count in (1, 64, 10_000, 100_000):
+            assert check(noise(dtype, count), noise(dtype, count, 1), None, dtype) is None
+
+
+def test_unaligned_and_read_only_arrays() -> None:
+    dtype = by_name("float32")
+    values, base = walk(dtype, 9000, 0, 50.0)
+    raw = bytearray(b"x" + values.tobytes())
+    moved: Words = np.frombuffer(raw, dtype.word, offset=1)
+    fixed = base.copy()
+    fixed.setflags(write=False)
+    assert check(moved, fixed, None, dtype) == check(values, base, None, dtype)
+
+
+def payloads() -> list[tuple[DType, Words, Context, bytes]]:
+    found = []
+    for name, count, scale in (
+        ("float32", 9000, 3e4),
+        ("bfloat16", 8500, 40.0),
+        ("bfloat16", 9000, 900.0),
+        ("bfloat16", 150, 2.0),
+    ):
+        dtype = by_name(name)
+        values, base = walk(dtype, count, 1, scale)
+        values[::50] = noise(dtype, values[::50].size)
+        for context in (None, (np.arange(count) % 5).astype(np.uint8)):
+            payload = rans.encode(values, base, context, dtype)
+            assert payload is not None
+            found.append((dtype, base, context, payload))
+    return found
+
+
+PAYLOADS = payloads()
+
+
+def survives(payload: bytes, base: Words, context: Context, dtype: DType) -> bool:
+    """An error of ours or words, and the same of all implementations. Whether there were words."""
+    view = memoryview(payload)
+
+    def outcome(decode: Callable[[], Words]) -> bytes | None:
+        try:
+            return decode().tobytes()
+        except CorruptObjectError as error:
+            return None if error.where == "x" else b"names no object"
+
+    results = [outcome(lambda: rans.decode(view, base, context, dtype, source="x"))]
+    for kernels in KERNELS:
+        decode = functools.partial(kernels.decode, view, base.size, base, context, dtype, source="x")
+        results.append(outcome(decode))
+    assert results[0] != b"names no object"
+    assert all(result == results[0] for result in results)
+    return results[0] is not None
+
+
+@given(number=st.integers(0, len(PAYLOADS) - 1), data=st.data())
+@settings(max_examples=60)
+def test_damaged_payloads(number: int, data: st.DataObject) -> None:
+    dtype, base, context, payload = PAYLOADS[number]
+    damaged = bytearray(payload)
+    # Half of the damage in the header, the tables and the states, which decide most.
+    places = st.one_of(
+        st.integers(0, len(payload) - 1), st.integers(0, 60), st.integers(len(payload) - 300, len(payload) - 1)
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[max(0, data.draw(places))] = data.draw(st.integers(0, 255))
+    survives(bytes(damaged), base, context, dtype)
+
+
+@pytest.mark.parametrize("number", range(len(PAYLOADS)))
+def test_escapes_that_are_too_large(number: int) -> None:
+    """All implementations drop what a word does not hold."""
+    dtype, base, context, payload = PAYLOADS[number]
+    damaged = bytearray(payload)
+    states = 4 << payload[3]
+    escapes = int.from_bytes(payload[22:26], "little")
+    assert escapes
+    damaged[-states - 2 : -states] = b"\xff\xff"
+    assert survives(bytes(damaged), base, context, dtype)
+
+
+@pytest.mark.parametrize("number", range(len(PAYLOADS)))
+def test_truncated_and_longer_payloads(number: int) -> None:
+    dtype, base, context, payload = PAYLOADS[number]
+    for length in (*range(60), len(payload) // 2, len(payload) - 1):
+        assert not survives(payload[:length], base, context, dtype)
+    assert not survives(payload + b"\0", base, context, dtype)
+    assert survives(payload, base, context, dtype)
+
+
+@given(payload=st.binary(max_size=400), name=st.sampled_from(NAMES), count=st.integers(1, 200))
+def test_random_bytes(payload: bytes, name: str, count: int) -> None:
+    dtype = by_name(name)
+    base = noise(dtype, count)
+    survives(payload, base, None, dtype)
+    survives(b"\x01" + payload, base, np.zeros(count, np.uint8), dtype)
+
+
+def test_another_base_is_an_error_or_other_words() -> None:
+    dtype, base, context, payload = PAYLOADS[0]
+    survives(payload, np.roll(base, 1), context, dtype)
+    survives(payload, base[: base.size // 2], context, dtype)
+
+
+@pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.variant)
+def test_variants_name_themselves(kernels: Kernels) -> None:
+    assert kernels.variant in VARIANTS

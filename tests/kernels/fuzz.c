@@ -1,0 +1,140 @@
+/* `make sanitize`: the kernels under address and undefined-behaviour sanitizers. Every variant must give the bits of the
+ * scalar one, and survive damaged payloads; all buffers have exactly the size that they may be used in. */
+#include "rans.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+int dk_best_variant(void);
+uint64_t dk_bound(uint64_t count, uint32_t word);
+int64_t dk_encode(int variant, const dk_block *block, uint8_t *out);
+int64_t dk_estimate(const dk_block *block);
+int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out);
+
+static uint64_t seed = 0x9E3779B97F4A7C15u;
+
+static uint32_t draw(void)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)(seed >> 24);
+}
+
+static uint32_t below(uint32_t n) { return draw() % n; }
+
+static void *buffer(size_t size)
+{
+    void *found = malloc(size ? size : 1);
+    if (!found) abort();
+    return found;
+}
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "failed: %s\n", what);
+    exit(1);
+}
+
+static uint64_t draw_count(void)
+{
+    static const uint32_t around[] = {1, 16, 64, 128, 200, 1000, 8192, 8256, 20000, 70000, 140000};
+    uint32_t n = around[below(below(8) ? 9 : 11)];
+    return n < 3 ? n + below(3) : n - 2 + below(5);
+}
+
+/* Words near those of a base: by a few places, by many, hardly ever, with outliers. */
+static void fill(uint8_t *values, uint8_t *base, uint8_t *context, uint64_t count, uint32_t word)
+{
+    uint32_t magnitude = below(8 * word), changed = 1 + below(200), outliers = 1 + below(300), contexts = 1 + below(40);
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t p = draw() & (below(2) ? 0x3fffffffu : 0xffffffffu);
+        uint32_t step = below(changed) < 2 ? draw() >> (31 - magnitude) >> below(3) : 0;
+        uint32_t v = below(outliers) ? p + (below(2) ? step : 0 - step) : draw();
+        if (word == 2) {
+            p >>= 16;
+            v = (below(outliers) ? p + (step & 0xff) : draw());
+        }
+        memcpy(base + word * i, &p, word);
+        memcpy(values + word * i, &v, word);
+        context[i] = (uint8_t)below(contexts);
+    }
+}
+
+static void damage(uint8_t *payload, uint64_t length)
+{
+    for (uint32_t k = 1 + below(4); k--;) {
+        uint64_t at = below(3) == 0 ? below((uint32_t)length) : below(2) ? below(length < 60 ? (uint32_t)length : 60)
+                                                                        : length - 1 - below(length < 300 ? (uint32_t)length : 300);
+        payload[at] = below(2) ? (uint8_t)draw() : (uint8_t)(payload[at] ^ (1u << below(8)));
+    }
+}
+
+static void decode_all(const dk_block *block, const uint8_t *payload, uint64_t length, const uint8_t *expected)
+{
+    uint64_t raw = block->count * block->word;
+    uint8_t *first = buffer(raw);
+    int result = 0;
+    for (int variant = 0; variant <= dk_best_variant(); variant++) {
+        uint8_t *copy = buffer(length), *out = buffer(raw);
+        memcpy(copy, payload, length);
+        int found = dk_decode(variant, block, copy, length, out);
+        if (expected && (found || memcmp(out, expected, raw))) fail("round trip");
+        if (variant == 0) {
+            result = found;
+            memcpy(first, out, result ? 0 : raw);
+        } else if ((found == 0) != (result == 0) || (!found && memcmp(out, first, raw))) {
+            fail("variants disagree on a damaged payload");
+        }
+        free(out);
+        free(copy);
+    }
+    free(first);
+}
+
+static void one_block(uint32_t damages)
+{
+    uint32_t word = below(2) ? 4 : 2;
+    uint64_t count = draw_count(), raw = count * word;
+    uint8_t *values = buffer(raw), *base = buffer(raw), *context = buffer(count), *payload = NULL;
+    fill(values, base, context, count, word);
+    dk_block block = {values, below(4) ? base : NULL, below(3) ? NULL : context, count, word, below(3) > 0, 8 * word - 8};
+    int64_t length = 0;
+    if (dk_estimate(&block) < 0) fail("estimate");
+    for (int variant = 0; variant <= dk_best_variant(); variant++) {
+        uint8_t *out = buffer(dk_bound(count, word));
+        int64_t found = dk_encode(variant, &block, out);
+        if (variant == 0) {
+            length = found;
+            payload = buffer(found > 0 ? (size_t)found : 1);
+            memcpy(payload, out, found > 0 ? (size_t)found : 0);
+        } else if (found != length || (found > 0 && memcmp(out, payload, (size_t)found))) {
+            fail("variants encode differently");
+        }
+        free(out);
+    }
+    block.values = NULL;
+    if (length > 0) {
+        if ((uint64_t)length >= raw) fail("a payload as large as the block");
+        decode_all(&block, payload, (uint64_t)length, values);
+        uint8_t *bad = buffer((size_t)length);
+        for (uint32_t k = 0; k < damages; k++) {
+            memcpy(bad, payload, (size_t)length);
+            damage(bad, (uint64_t)length);
+            decode_all(&block, bad, below(4) ? (uint64_t)length : below((uint32_t)length), NULL);
+        }
+        free(bad);
+    }
+    free(payload);
+    free(context);
+    free(base);
+    free(values);
+}
+
+int main(int argc, char **argv)
+{
+    long blocks = argc > 1 ? atol(argv[1]) : 300;
+    for (long k = 0; k < blocks; k++) one_block(20);
+    printf("%ld blocks, variants 0 to %d\n", blocks, dk_best_variant());
+    return 0;
+}
