@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltackpt.codec import Candidate, CodecOptions, decode_block, encode_block
@@ -90,6 +90,7 @@ def test_every_length(name: str, words: int) -> None:
 
 @EVERY_DTYPE
 @given(data=st.data())
+@settings(max_examples=25)
 def test_round_trip_of_anything(dtype: DType, data: st.DataObject) -> None:
     size = st.integers(0, 40)
     elements = data.draw(size) * dtype.itemsize

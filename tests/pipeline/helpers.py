@@ -94,7 +94,8 @@ def audit(store: OpenStore, step: int | str, branch: str = "main") -> Manifest:
     assert manifest.header.restore_bytes == stored
     deepest = max((int(indexes[i].identity.depth[r]) for i, r in start), default=1)
     assert manifest.header.depth == deepest
-    assert manifest.header.is_key == (deepest == 1)
+    foreign = [node for node in found for need in needs_of(indexes, node) if need[0] != node[0]]
+    assert manifest.header.is_key == (not foreign)
     for entry in manifest.indexes:
         assert len(store.backend.get(index_key(entry.object))) == entry.size
 
