@@ -116,6 +116,10 @@ def _may_be_structured(values: Words, prediction: Prediction, shape: Shape, size
     """Whether byte planes may be smaller than the ``size`` bytes of the other coder."""
     if shape.words <= _SMALL:
         return size > 1 + shape.dtype.word_bytes
+    taken = sample(values)
+    guess = None if prediction.values is None else sample(prediction.values)
+    if residual_bits(taken, guess, shape.dtype.kind) * shape.words < 8 * size:
+        return True
     middle = slice((shape.words - _RUN) // 2, (shape.words + _RUN) // 2)
     guess = None if prediction.values is None else prediction.values[middle]
     residual = to_residual(values[middle], guess, shape.dtype.kind)
