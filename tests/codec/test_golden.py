@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,21 +11,29 @@ from deltackpt.format.record import Record
 from deltackpt.pipeline.decode import decode_one
 from deltackpt.tensor.dtypes import DTYPES
 from tests.golden.codec_v1 import Case, cases, to_bytes
+from tests.golden.predictors_v1 import F32, PredictedCase, predicted_cases
 from tests.golden.write_codec_v1 import FILE, record_of
+from tests.golden.write_predictors_v1 import FILE as PREDICTORS
+from tests.golden.write_predictors_v1 import predicted_record
 
 CASES = list(cases())
 
-# BLAKE3 of the file: it is never rewritten.
+# BLAKE3 of each file: they are never rewritten.
+PREDICTORS_NAME = "9593a796e25ea2612e9846c5bf767a4c8eecb3b60972134ff7a9d6974f6ea894"
 NAME = "c42eb2faee0dd6604fbee9fa4ce90abaa68d3635ff2a2c11aa0e539624a54445"
+
+
+def read(file: Path) -> list[tuple[bytes, Record]]:
+    """Each record of a golden pack, as bytes and read."""
+    data = file.read_bytes()
+    found = list(walk_pack(data, source=file.name))
+    ends = [offset for offset, _ in found[1:]] + [len(data) - 16]
+    return [(data[offset:end], record) for (offset, record), end in zip(found, ends, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def records() -> list[tuple[bytes, Record]]:
-    """Each record of the golden pack, as bytes and read."""
-    data = FILE.read_bytes()
-    found = list(walk_pack(data, source=FILE.name))
-    ends = [offset for offset, _ in found[1:]] + [len(data) - 16]
-    return [(data[offset:end], record) for (offset, record), end in zip(found, ends, strict=True)]
+    return read(FILE)
 
 
 def test_the_golden_file_is_as_it_was(records: list[tuple[bytes, Record]]) -> None:
@@ -51,7 +61,7 @@ def test_blocks_are_written_the_same_where_zstd_has_no_part_in_them(
         assert record_of(case) == data
 
 
-def zstd_planes(case: Case, record: Record) -> int:
+def zstd_planes(case: Case | PredictedCase, record: Record) -> int:
     heads = bytes(record.payload)[: 5 * case.dtype.word_bytes : 5]
     return heads.count(1) if record.coder == 1 else 0
 
@@ -66,3 +76,26 @@ def test_every_predictor_coder_and_method_is_there() -> None:
     }
     assert methods == {0, 1, 2}
     assert {case.dtype for case in CASES} == set(DTYPES)
+
+
+# Predictors that compute with floats
+
+
+def test_their_golden_file_is_as_it_was() -> None:
+    assert blake3_digest(PREDICTORS.read_bytes()).hex() == PREDICTORS_NAME
+
+
+@pytest.mark.parametrize("number", range(8), ids=[case.name for case in predicted_cases()])
+def test_blocks_predicted_from_others(number: int) -> None:
+    found = read(PREDICTORS)
+    assert len(found) == 8
+    case, (data, record) = list(predicted_cases())[number], found[number]
+    assert (record.dtype, record.predictor, record.params) == (case.dtype.code, case.predictor, case.params)
+    bases = {
+        need.address: np.frombuffer(to_bytes(words, F32), np.uint8)
+        for need, words in zip(record.needs, case.inputs, strict=True)
+    }
+    assert decode_one(record, bases, source=PREDICTORS.name, offset=0).tobytes() == case.data
+    assert (zstd_planes(case, record) == 0) == case.exact
+    if case.exact:
+        assert predicted_record(case) == data

@@ -13,6 +13,7 @@ from deltackpt.backend.memory import MemoryBackend
 from deltackpt.pipeline.decode import BlockDecoder
 from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.load import load_wanted
+from deltackpt.pipeline.partners import group_items
 from deltackpt.pipeline.plan_load import Wanted
 from deltackpt.pipeline.save import SaveSettings, write_items
 from deltackpt.store.base_cache import BaseCache
@@ -74,6 +75,28 @@ def test_a_save_holds_a_window_of_blocks(threads: int, kind: str) -> None:
     """
     live = blocks_alive(threads, 0, kind)
     assert live.most <= 2 * (threads + 1) + 2 + (threads if kind == "constant" else 0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_of_a_group_are_held_together(threads: int) -> None:
+    """A weight and its two moments: the windows are of groups, each with a block of all three."""
+    live = Live()
+    values = {"optim.state.w.exp_avg": floats(6400, seed=1), "optim.state.w.exp_avg_sq": floats(6400, seed=2) ** 2}
+    values["model.w"] = floats(6400)
+
+    def item(fqn: str, role: str) -> SaveItem:
+        def read(box: Box) -> NDArray[np.uint8]:
+            return live.track(values[fqn][box.slices()].copy().view(np.uint8))
+
+        return SaveItem(fqn, "tensor", by_name("float32"), Box((0,), (6400,)), role, role, (fqn,), read)
+
+    store = create_store(MemoryBackend(), StoreOptions(block_elements=64, pack_bytes=4096))
+    items = [item(fqn, role) for fqn, role in zip(values, ("exp_avg", "exp_avg_sq", "weight"), strict=True)]
+    assert [len(group.items) for group in group_items(items)] == [3]
+    write_items(store, items, branch="main", step=1, writer=0, settings=SaveSettings(threads, 0), cache=BaseCache(0))
+    assert live.all >= 300
+    assert live.most <= 3 * (2 * (threads + 1) + 2)
+    assert live.now == 0
 
 
 def test_blocks_kept_for_the_next_save_are_within_the_budget() -> None:
