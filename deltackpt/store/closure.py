@@ -79,11 +79,11 @@ def key_rows(columns: Identity) -> NDArray[np.bool_]:
     owner = np.repeat(np.arange(len(columns.needs)), columns.needs)
     is_key = np.ones(len(columns.needs), dtype=np.bool_)
     is_key[owner[~own]] = False
-    while True:
-        spoiled = owner[own & ~is_key[np.where(own, columns.need_row, 0)]]
-        if not is_key[spoiled].any():
-            return is_key
-        is_key[spoiled] = False
+    # One pass is enough: needs stand in the order of their records, and point to rows before these.
+    for row, needed in zip(owner[own].tolist(), columns.need_row[own].tolist(), strict=True):
+        if not is_key[needed]:
+            is_key[row] = False
+    return is_key
 
 
 def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -131,6 +131,21 @@ def test_what_saying_the_inputs_takes_is_part_of_their_price() -> None:
     assert dear.choice is None
 
 
+@pytest.mark.parametrize("words", [40, 100, 300])
+def test_no_record_is_longer_than_the_block_whatever_its_inputs_take(words: int) -> None:
+    """Bits are estimated from a sample; what counts is what came out."""
+    dtype = by_name("bfloat16")
+    base = as_bytes(noise(dtype, words), dtype)
+    block = near(base, dtype)
+    taken = 0
+    for spent in range(block.size):
+        encoded = round_trip(block, dtype, base, input_bytes=spent)
+        if encoded.choice is not None:
+            assert len(encoded.payload) + spent < block.size
+            taken += 1
+    assert 0 < taken < block.size
+
+
 def test_a_base_of_another_dtype_is_none() -> None:
     """Its words may be as wide, but they are ordered otherwise."""
     dtype, other = by_name("float32"), by_name("int32")

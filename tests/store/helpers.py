@@ -68,7 +68,7 @@ def index_of(number: int, needs: Sequence[Sequence[tuple[int, int]]], others: Se
         need_ref=ints([0 if at < 0 else 1 + used.index(at) for at, _ in flat]),
         need_row=ints([row for _, row in flat]),
     )
-    infos = tuple(PackInfo(bytes([number, pack, *[7] * 30]), 10_000 + pack, "model") for pack in range(packs))
+    infos = tuple(PackInfo(bytes([number, pack, *[7] * 30]), 100_000 + pack, "model") for pack in range(packs))
     location = Location(
         infos, ints([row % packs for row in range(rows)]), ints([24] * rows), ints([100 + row for row in range(rows)])
     )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from deltackpt.errors import CorruptObjectError
 from deltackpt.format.index import Index
-from deltackpt.store.closure import find_closure
+from deltackpt.store.closure import find_closure, key_rows
 from tests.store.helpers import index_of, ints
 
 Node = tuple[int, int]
@@ -62,6 +62,21 @@ def test_against_a_search_node_by_node(graph: tuple[list[Index], dict[Node, list
         pack = indexes[number].location.packs[row % len(indexes[number].location.packs)]
         packs[pack.name] = pack.size
     assert closure.packs(by_digest.__getitem__) == packs
+
+
+@given(graphs())
+def test_key_records_reach_nothing_outside_their_index(graph: tuple[list[Index], dict[Node, list[Node]]]) -> None:
+    indexes, edges = graph
+    for number, index in enumerate(indexes):
+        expected = [all(at == number for at, _ in reach([(number, row)], edges)) for row in range(index.rows)]
+        assert key_rows(index.identity).tolist() == expected
+
+
+def test_key_records_in_chains_of_any_length() -> None:
+    """Linear in the number of needs: here each pass over all of them would only reach one record more."""
+    base = index_of(0, [[]], [])
+    index = index_of(1, [[(0, 0)], *([(-1, row)] for row in range(60_000)), []], [base])
+    assert key_rows(index.identity).tolist() == [False] * 60_001 + [True]
 
 
 @pytest.mark.parametrize("rows", [[2], [0, 5], [-1]])
