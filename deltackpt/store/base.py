@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.errors import CorruptObjectError, MissingObjectError, UnknownVersionError
-from deltackpt.format.index import Index
+from deltackpt.format.index import Index, PackInfo
+from deltackpt.format.keys import pack_key
 from deltackpt.format.manifest import Entry, Manifest
 from deltackpt.store.closure import key_rows
 from deltackpt.store.opened import OpenStore
@@ -108,11 +109,12 @@ class _Placed:
 class BaseView:
     """A step as something to build on: finds the blocks that overlap a box.
 
-    Blocks whose records cannot all be named any more, because an index object is damaged or gone, are left out, and
-    the reason is logged.
+    Blocks whose records cannot all be read any more, because an index object is damaged or a pack is gone, are left
+    out, and the reason is logged.
     """
 
     def __init__(self, store: OpenStore, manifest: Manifest) -> None:
+        self._store = store
         self.manifest = manifest
         self.lookup = index_lookup(store, manifest)
         self._entries = {entry.fqn: number for number, entry in enumerate(manifest.entries)}
@@ -167,7 +169,7 @@ class BaseView:
         )
 
     def _is_sound(self, identity: bytes) -> bool:
-        """Whether an index, and all of the closure that its records may need, can be read."""
+        """Whether an index, and all of the closure that its records may need, can be read, and the packs are there."""
         if identity in self._sound or identity in self._broken:
             return identity in self._sound
         todo, reached = [identity], {identity}
@@ -187,8 +189,20 @@ class BaseView:
         if identity in self._broken:
             return None
         try:
-            return [ref for ref in self.lookup(identity).identity.refs if ref in self._closure]
+            index = self.lookup(identity)
+            for pack in index.location.packs:
+                self._check_pack(pack)
         except UNUSABLE as error:
             self._broken.add(identity)
-            _LOG.warning("blocks are stored whole because an index of their base cannot be read: %s", error)
+            _LOG.warning("blocks are stored whole because something that their base needs is not there: %s", error)
             return None
+        return [ref for ref in index.identity.refs if ref in self._closure]
+
+    def _check_pack(self, pack: PackInfo) -> None:
+        """A base may be in memory while its pack is gone: a delta on it would be one on nothing."""
+        key = pack_key(pack.name)
+        size = next((found.size for found in self._store.backend.list(key) if found.key == key), None)
+        if size is None:
+            raise MissingObjectError("the pack is gone", where=key, hint="run `deltackpt verify`")
+        if size != pack.size:
+            raise CorruptObjectError(f"{size} bytes instead of {pack.size}", where=key, hint="run `deltackpt verify`")
