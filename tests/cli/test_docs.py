@@ -18,7 +18,7 @@ CLI = (DOCS / "cli.md").read_text()
 ERRORS = (DOCS / "errors.md").read_text()
 
 # Members of these objects have names of the user's choice.
-FREE = {"metrics", "artifacts", "writer"}
+FREE = {"metrics", "artifacts", "writer", "packages"}
 
 
 def test_the_table_of_errors_is_complete() -> None:
@@ -106,7 +106,7 @@ def with_steps(keys: set[str], prefix: str) -> set[str]:
     return (keys - {prefix}) | {f"{prefix}.{key}".lstrip(".") for key in documented_keys("The step object")}
 
 
-@pytest.mark.parametrize("command", ["init", "log", "show", "restore", "verify"])
+@pytest.mark.parametrize("command", ["init", "log", "show", "restore", "verify", "doctor"])
 def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Path, command: str) -> None:
     flip(manifest(store, 200), 60)
     flip(pack_of(store, 300, "model"), 70)
@@ -116,6 +116,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         "show": [store, "300"],
         "restore": [store, "100", "--out", tmp_path / "out"],
         "verify": [store, "--deep"],
+        "doctor": [],
     }
     documented = documented_keys(f"`deltackpt {command}`")
     if command == "log":
@@ -126,7 +127,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
     assert keys_of(ran.document) == documented
 
 
-@pytest.mark.parametrize("command", ["init", "log", "show", "restore", "verify"])
+@pytest.mark.parametrize("command", ["init", "log", "show", "restore", "verify", "doctor"])
 def test_the_options_are_documented(command: str) -> None:
     import typer.main
 

@@ -11,17 +11,17 @@ import pytest
 from typer.testing import CliRunner
 
 import deltackpt
-from deltackpt.cli import init, log, restore, show, verify
+from deltackpt.cli import doctor, init, log, restore, show, verify
 from deltackpt.cli.main import app
 from tests.cli.helpers import Run
 
-COMMANDS = (init, log, show, restore, verify)
+COMMANDS = (init, log, show, restore, verify, doctor)
 
 STARTS_WITHOUT_TORCH = """
 import sys
 from deltackpt.cli.main import main
 store, new = sys.argv[1:]
-commands = ["init", new], ["log", store], ["show", store, "latest"], ["verify", store, "--deep"], ["log", "none"]
+commands = ["init", new], ["log", store], ["show", store, "latest"], ["verify", store, "--deep"], ["doctor"]
 for arguments in commands:
     main(arguments)
 loaded = [name for name in ("torch", "safetensors", "yaml") if name in sys.modules]
@@ -51,7 +51,7 @@ def test_the_examples_in_help_are_understood(
     words = shlex.split(module.EXAMPLE)  # type: ignore[attr-defined]
     assert words[0] == "deltackpt"
     # There is no such store here; wrong options would be an error before that.
-    assert cli(*words[1:]).code == (0 if words[1] == "init" else 10)
+    assert cli(*words[1:]).code == (0 if words[1] in ("init", "doctor") else 10)
 
 
 def test_the_version(cli: Run) -> None:
