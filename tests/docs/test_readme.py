@@ -89,8 +89,6 @@ def test_the_python_examples_work(example: Example) -> None:
 
 
 def test_the_commands_work(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
-    # The Python example and the command restore into the same folder, which must not hold the files yet.
-    Path("out").rename("by-python")
     ran = {}
     for program, *arguments in command_lines(example.page):
         if program == "make":
