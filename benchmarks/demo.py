@@ -208,7 +208,7 @@ def _demo(console: Console, size: Size, out: Path, seed: int) -> bool:
     exact = _restore_three(console, store, log, fresh, out / "restored", seed)
     exact &= _resume_twice(console, store, log, fresh, out / "restored", middle, size.repeat)
 
-    console.print(f"\n[bold]Summary[/] {demo_view.totals(log)}")
+    console.print(f"\n[bold]Summary:[/] {demo_view.totals(log)}")
     console.print(demo_view.summary(log))
     console.print(demo_view.WORDS)
     console.print(

@@ -84,7 +84,10 @@ def _print(output: Output, deep: bool, report: VerifyReport) -> None:
     ]
     output.line(f"checked {', '.join(parts)}")
     if report.unreferenced_bytes:
-        output.line(f"{format_size(report.unreferenced_bytes)} are in no step: left by saves that failed or still run")
+        unlisted = (
+            "are in no step: left by saves that failed or still run" if report.ok else "are in no step that reads"
+        )
+        output.line(f"{format_size(report.unreferenced_bytes)} {unlisted}")
     if report.ok:
         output.line("no problems" + ("" if deep else "; --deep also checks the contents"), "green")
         return
@@ -113,7 +116,7 @@ def _summary(problem: Problem) -> str:
     for step, fqn in map(_split, problem.affected):
         steps.setdefault(step, []).extend([] if fqn is None else [fqn])
     named = [f"{step} ({_few(fqns, _NAMES_SHOWN)})" if fqns else step for step, fqns in steps.items()]
-    return _few(named, _STEPS_SHOWN, "; ") or "nothing that a step needs"
+    return _few(named, _STEPS_SHOWN, "; ") or "-"
 
 
 def _few(names: Sequence[str], most: int, separator: str = ", ") -> str:

@@ -141,7 +141,7 @@ def decode_index(data: Buffer, *, source: str) -> Index:
             "the index's checksum does not match its bytes",
             where=source,
             offset=end,
-            hint="run `deltackpt verify` to see what is affected",
+            hint="run `deltackpt verify --deep` to see what is affected",
         )
     parts, origins, at = [], [], _PREFIX
     for length in lengths:

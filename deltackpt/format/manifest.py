@@ -182,7 +182,7 @@ def decode_header(data: Buffer, *, source: str) -> ManifestHeader:
             "the checksum of the manifest's header does not match its bytes",
             where=source,
             offset=end,
-            hint="run `deltackpt verify` to see what is affected",
+            hint="run `deltackpt verify --deep` to see what is affected",
         )
     return parse_header(view[HEADER_PREFIX:end], Origin(source, HEADER_PREFIX))
 
@@ -210,7 +210,7 @@ def decode_manifest(data: Buffer, *, source: str) -> Manifest:
             "the manifest's checksum does not match its bytes",
             where=source,
             offset=end,
-            hint="run `deltackpt verify` to see what is affected",
+            hint="run `deltackpt verify --deep` to see what is affected",
         )
     header = decode_header(view, source=source)
     tables, origins = [], []

@@ -26,5 +26,5 @@ class Origin:
         if self.source is None:
             return InvalidArgumentError(message)
         return CorruptObjectError(
-            message, where=self.source, offset=self.offset, hint="run `deltackpt verify` to see what is affected"
+            message, where=self.source, offset=self.offset, hint="run `deltackpt verify --deep` to see what is affected"
         )

@@ -148,7 +148,7 @@ def decode_record(data: Buffer, *, source: str, offset: int = 0) -> Record:
             "the record's checksum does not match its bytes",
             where=source,
             offset=offset,
-            hint="run `deltackpt verify` to see what is affected",
+            hint="run `deltackpt verify --deep` to see what is affected",
         )
     if view[7] != 0:
         raise UnknownVersionError(

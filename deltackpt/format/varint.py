@@ -59,7 +59,7 @@ class Reader:
             message,
             where=self._source,
             offset=self._offset + self._at,
-            hint="run `deltackpt verify` to see what is affected",
+            hint="run `deltackpt verify --deep` to see what is affected",
         )
 
     def take(self, length: int, what: str) -> memoryview:

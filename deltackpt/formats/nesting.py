@@ -139,7 +139,7 @@ def _fail(fqn: str, reason: str) -> NoReturn:
     raise CorruptObjectError(
         f"the entry has no place in the nested state: {reason}",
         where=fqn,
-        hint="read tensors one by one, by name; run `deltackpt verify` on the store",
+        hint="read tensors one by one, by name; run `deltackpt verify --deep` on the store",
     )
 
 

@@ -23,7 +23,7 @@ __all__ = [
 HEADER_BYTES: Final = 8
 """The length J of the JSON, a u64, is all that comes before it."""
 
-HINT: Final = "run `deltackpt verify` on the store, and load another step"
+HINT: Final = "run `deltackpt verify --deep` on the store, and load another step"
 """What to do about bytes that are no tree."""
 
 MAX_DEPTH: Final = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Container
@@ -27,7 +28,7 @@ Bytes = NDArray[np.uint8]
 Lookup = Callable[[bytes], Index]
 
 
-def needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
+def _needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
     """The records that a record is decoded from, in the order of its needs. Pure."""
     columns = lookup(ref.identity).identity
     if not 0 <= ref.row < len(columns.needs):
@@ -44,26 +45,40 @@ def needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
 def chain_of(ref: RecordRef, lookup: Lookup, known: Container[RecordRef] = ()) -> dict[RecordRef, list[RecordRef]]:
     """All records that decoding ``ref`` takes, each after those it needs, with its needs; without those known. Pure.
 
+    The shallowest come first, so that a record is decoded shortly before it is needed: where weights are predicted from
+    moments, the moments of all steps before would otherwise be held at once (94 blocks instead of 7 at 48 steps).
+
     Without recursion: a chain may be thousands of records long. It ends because needs point backwards only: to earlier
     rows, or by hash to indexes that existed before.
     """
-    order: dict[RecordRef, list[RecordRef]] = {}
-    stack = [ref]
     needs: dict[RecordRef, list[RecordRef]] = {}
-    while stack:
-        top = stack[-1]
-        if top in order:
-            stack.pop()
+    users: dict[RecordRef, list[RecordRef]] = {}
+    todo = [ref]
+    while todo:
+        found = todo.pop()
+        if found in needs:
             continue
-        if top not in needs:
-            needs[top] = needs_of(top, lookup)
-        missing = [need for need in needs[top] if need not in order and need not in known]
-        if missing:
-            stack.extend(missing)
-        else:
-            order[top] = needs[top]
-            stack.pop()
+        needs[found] = _needs_of(found, lookup)
+        for need in needs[found]:
+            if need not in known:
+                users.setdefault(need, []).append(found)
+                todo.append(need)
+    waiting = {found: sum(need not in known for need in below) for found, below in needs.items()}
+    ready = [(_depth(found, lookup), found) for found, count in waiting.items() if count == 0]
+    heapq.heapify(ready)
+    order: dict[RecordRef, list[RecordRef]] = {}
+    while ready:
+        _, found = heapq.heappop(ready)
+        order[found] = needs[found]
+        for user in users.get(found, ()):
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(ready, (_depth(user, lookup), user))
     return order
+
+
+def _depth(ref: RecordRef, lookup: Lookup) -> int:
+    return int(lookup(ref.identity).identity.depth[ref.row])
 
 
 def decode_one(record: Record, bases: dict[bytes, Bytes], *, source: str, offset: int) -> Bytes:
@@ -119,7 +134,7 @@ class BlockDecoder:
 
     def _recall(self, ref: RecordRef) -> dict[RecordRef, Bytes]:
         """What the memo has of the block itself or, failing that, of what it directly needs."""
-        for wanted in ([ref], needs_of(ref, self._lookup)):
+        for wanted in ([ref], _needs_of(ref, self._lookup)):
             found = {r: block for r in wanted if (block := self._memo.get(r)) is not None}
             if found:
                 return found

@@ -28,7 +28,7 @@ Bytes = NDArray[np.uint8]
 def load_wanted(store: OpenStore, manifest: Manifest, wanted: Sequence[Wanted], *, threads: int) -> None:
     """Decode what is wanted, block by block, and hand every part to its ``write``.
 
-    Holds about two blocks a thread, whatever the length of chains.
+    Holds a handful of blocks a thread, whatever the length of chains.
 
     Raises:
         CorruptObjectError, MissingObjectError: a record is damaged or gone; names the tensor and the step.

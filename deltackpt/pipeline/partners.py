@@ -1,8 +1,7 @@
 """Which items of a save belong together: a weight, its optimizer's moments, and its 16-bit copies. Pure.
 
 They are saved as one group, block by block, so that each may be predicted from those before it. A wrong guess costs
-time but no
-bytes: a prediction that does not pay is not used.
+time but no bytes: a prediction that does not pay is not used.
 """
 
 from __future__ import annotations

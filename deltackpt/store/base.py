@@ -203,6 +203,8 @@ class BaseView:
         key = pack_key(pack.name)
         size = next((found.size for found in self._store.backend.list(key) if found.key == key), None)
         if size is None:
-            raise MissingObjectError("the pack is gone", where=key, hint="run `deltackpt verify`")
+            raise MissingObjectError("the pack is gone", where=key, hint="run `deltackpt verify --deep`")
         if size != pack.size:
-            raise CorruptObjectError(f"{size} bytes instead of {pack.size}", where=key, hint="run `deltackpt verify`")
+            raise CorruptObjectError(
+                f"{size} bytes instead of {pack.size}", where=key, hint="run `deltackpt verify --deep`"
+            )

@@ -13,7 +13,7 @@ from deltackpt.backend.base import Backend
 from deltackpt.errors import CorruptObjectError, MissingObjectError, NotAStoreError, ObjectExistsError, StoreExistsError
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.index import Index, decode_index
-from deltackpt.format.keys import READER_PY, README_TXT, STORE_JSON, StepKey, index_key, manifest_key
+from deltackpt.format.keys import MANIFESTS, READER_PY, README_TXT, STORE_JSON, StepKey, index_key, manifest_key
 from deltackpt.format.manifest import (
     HEADER_PREFIX,
     Manifest,
@@ -106,7 +106,7 @@ class OpenStore:
         data = self.backend.get(key)
         if blake3_digest(data) != name:
             raise CorruptObjectError(
-                "the index object does not have the hash in its name", where=key, hint="run `deltackpt verify`"
+                "the index object does not have the hash in its name", where=key, hint="run `deltackpt verify --deep`"
             )
         index = decode_index(data, source=key)
         self._indexes.put(name, index, len(data))
@@ -182,12 +182,19 @@ def open_store(backend: Backend) -> OpenStore:
 
     Raises:
         NotAStoreError: there is no ``store.json``.
+        MissingObjectError: there is none, but there are steps.
         UnknownVersionError: it was written by a newer version.
         CorruptObjectError: ``store.json`` is damaged.
     """
     try:
         data = backend.get(STORE_JSON)
     except MissingObjectError as error:
+        if any(True for _ in backend.list(MANIFESTS)):
+            raise MissingObjectError(
+                f"the store has steps but its {STORE_JSON} is gone",
+                where=backend.url,
+                hint=f"put {STORE_JSON} back from a copy of the store: it is written once and never changes",
+            ) from error
         raise NotAStoreError(
             f"not a deltackpt store: it has no {STORE_JSON}", where=backend.url, hint="create one with `deltackpt init`"
         ) from error
