@@ -493,6 +493,8 @@ class Records:
                 fail(index.key, f"damaged: row {ref[1]} is not one deeper than what it needs")
             users.update(needs)
             stack.extend(need for need in needs if need not in seen)
+        # The shallowest first: a result is made shortly before it is used, so few are kept.
+        order.sort(key=lambda r: int(self.index(r).depth[r[1]]))
         done: dict[Ref, Bytes] = {}
         for ref in order:
             needs = self.index(ref).needs(ref[1])

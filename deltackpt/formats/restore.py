@@ -8,6 +8,7 @@ from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.manifest import Manifest
 from deltackpt.formats.nesting import Entry, split_parts
 from deltackpt.formats.objects import check_trust
+from deltackpt.formats.staging import staged
 from deltackpt.formats.state import load_entries
 from deltackpt.formats.torch_files import refuse_existing, write_torch_files
 from deltackpt.store.opened import OpenStore
@@ -25,7 +26,7 @@ def restore_torch(
     trust_objects: bool,
     threads: int,
 ) -> list[Path]:
-    """Write each artifact of a step to its file; holds one artifact in memory at a time.
+    """Write each artifact of a step to its file; holds one artifact in memory at a time. All files appear, or none.
 
     Returns:
         The files written.
@@ -46,10 +47,10 @@ def restore_torch(
             check_trust(entry.encoding, trust_objects=trust_objects, fqn=entry.fqn)
     if not overwrite:
         refuse_existing(out, chosen)
-    written: list[Path] = []
-    for artifact in chosen:
-        entries = [entry for entry in manifest.entries if entry.artifact == artifact]
-        values = load_entries(store, manifest, entries, trust_objects=trust_objects, threads=threads)
-        parts = split_parts(Entry(e.fqn, e.path, artifact, values[e.fqn]) for e in entries)
-        written += write_torch_files(out, parts, overwrite=overwrite)
-    return written
+    with staged(out, overwrite=overwrite) as staging:
+        for artifact in chosen:
+            entries = [entry for entry in manifest.entries if entry.artifact == artifact]
+            values = load_entries(store, manifest, entries, trust_objects=trust_objects, threads=threads)
+            parts = split_parts(Entry(e.fqn, e.path, artifact, values[e.fqn]) for e in entries)
+            staging.add(write_torch_files(staging.folder, parts))
+    return staging.published
