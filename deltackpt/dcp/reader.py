@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -18,7 +19,7 @@ from deltackpt.dcp.items import tensor_target
 from deltackpt.dcp.portable import portable
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.keys import StepKey
-from deltackpt.format.manifest import Manifest
+from deltackpt.format.manifest import Entry, Manifest
 from deltackpt.formats.objects import stored_to_torch_bytes
 from deltackpt.formats.state import object_target
 from deltackpt.pipeline.load import load_wanted
@@ -26,6 +27,8 @@ from deltackpt.pipeline.save import default_threads
 from deltackpt.store.catalog import DEFAULT_BRANCH
 
 __all__ = ["DeltaStorageReader"]
+
+_LOG = logging.getLogger("deltackpt")
 
 
 class DeltaStorageReader(StorageReader):
@@ -109,6 +112,7 @@ class DeltaStorageReader(StorageReader):
         manifest = self._agreed_manifest(plan)
         opened = self._store.opened
         items = [(item, manifest.entries[manifest.find(item.storage_index.fqn)]) for item in plan.items]
+        _warn_of_moments(manifest, [entry for _, entry in items])
         # Objects come first: no tensor is touched where one of them is not to be trusted.
         objects = {item: (entry, *object_target(entry)) for item, entry in items if item.type == LoadItemType.BYTE_IO}
         load_wanted(opened, manifest, [want for _, _, want in objects.values()], threads=self._threads)
@@ -144,6 +148,19 @@ class DeltaStorageReader(StorageReader):
         if self._step is None:
             raise InvalidArgumentError("the reader was used before read_metadata()")
         return self._step
+
+
+def _warn_of_moments(manifest: Manifest, wanted: Sequence[Entry]) -> None:
+    """An optimizer that has not made a step has no state to load into, and DCP loads what there is without a word."""
+    asked = {entry.kind for entry in wanted if entry.artifact == "optim"}
+    if asked == {"object"} and any(e.kind == "tensor" and e.artifact == "optim" for e in manifest.entries):
+        key = manifest.header.key
+        _LOG.warning(
+            "step %s:%d has optimizer tensors, but the state to load into has none: an optimizer makes them at its "
+            "first step. Load them with Step.restore() and load_state_dict(), or into a state from get_state_dict().",
+            key.branch,
+            key.step,
+        )
 
 
 def _check_same_shapes(planned: Manifest, agreed: Manifest, names: Iterable[str]) -> None:

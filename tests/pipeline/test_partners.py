@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,9 +18,10 @@ import deltackpt
 from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST
 from deltackpt.dcp import DeltaStorageWriter
 from deltackpt.dcp.entries import classify_entries
+from deltackpt.pipeline.decode import chain_of
 from deltackpt.pipeline.items import Place, SaveItem
 from deltackpt.pipeline.partners import ItemGroup, Partners, group_items
-from deltackpt.store.base import index_lookup
+from deltackpt.store.base import RecordRef, index_lookup
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import DType, by_name
 from deltackpt.tensor.torch_bridge import from_torch_dtype
@@ -210,3 +212,33 @@ def test_a_save_under_flushed_denormals_loads_without() -> None:
         torch.set_flush_denormal(False)
     for step, tensor in enumerate(kept):
         assert torch.equal(store.step(step).tensor("model.w").view(torch.int32), tensor.view(torch.int32))
+
+
+@pytest.mark.parametrize("steps", [4, 24])
+def test_weights_behind_many_moments_are_decoded_with_few_blocks_held(steps: int) -> None:
+    """A weight needs its moments, and those the moments of all steps before: in a bad order all are held at once."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(64, 64))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    store = deltackpt.Store.create(f"memory://moments-{steps}", key_every=1000)
+    for step in range(steps):
+        weight.grad = torch.randn(64, 64)
+        optimizer.step()
+        state = {"model": {"w": weight.detach()}, "optim": optimizer.state_dict()}
+        save(state, storage_writer=DeltaStorageWriter(store, step=step), no_dist=True)
+    manifest = store.step(steps - 1).manifest
+    lookup = index_lookup(store.opened, manifest)
+    block = manifest.block_range(manifest.find("model.w"), 0)[0]
+    ref = RecordRef(manifest.indexes[int(manifest.block_index[block])].identity, int(manifest.block_row[block]))
+    chain = chain_of(ref, lookup)
+    assert len(chain) > 2 * steps
+    uses = Counter(need for needs in chain.values() for need in needs)
+    held: set[RecordRef] = set()
+    most = 0
+    for record, needs in chain.items():
+        assert held.issuperset(needs)
+        held.add(record)
+        most = max(most, len(held))
+        uses.subtract(needs)
+        held -= {need for need in needs if uses[need] == 0}
+    assert most <= 8
