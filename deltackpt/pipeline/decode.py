@@ -46,7 +46,7 @@ def chain_of(ref: RecordRef, lookup: Lookup, known: Container[RecordRef] = ()) -
     """All records that decoding ``ref`` takes, each after those it needs, with its needs; without those known. Pure.
 
     The shallowest come first, so that a record is decoded shortly before it is needed: where weights are predicted from
-    moments, the moments of all steps before would otherwise be held at once (94 blocks instead of 7 at 48 steps).
+    moments, the moments of all steps before would otherwise be held at once (94 blocks instead of 9 at 48 steps).
 
     Without recursion: a chain may be thousands of records long. It ends because needs point backwards only: to earlier
     rows, or by hash to indexes that existed before.

@@ -214,7 +214,7 @@ def test_a_save_under_flushed_denormals_loads_without() -> None:
         assert torch.equal(store.step(step).tensor("model.w").view(torch.int32), tensor.view(torch.int32))
 
 
-@pytest.mark.parametrize("steps", [4, 24])
+@pytest.mark.parametrize("steps", [4, 12, 48])
 def test_weights_behind_many_moments_are_decoded_with_few_blocks_held(steps: int) -> None:
     """A weight needs its moments, and those the moments of all steps before: in a bad order all are held at once."""
     torch.manual_seed(0)
@@ -241,4 +241,5 @@ def test_weights_behind_many_moments_are_decoded_with_few_blocks_held(steps: int
         most = max(most, len(held))
         uses.subtract(needs)
         held -= {need for need in needs if uses[need] == 0}
-    assert most <= 8
+    # The same for 12 steps as for 48.
+    assert most <= 9
