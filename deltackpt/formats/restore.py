@@ -26,7 +26,7 @@ def restore_torch(
     trust_objects: bool,
     threads: int,
 ) -> list[Path]:
-    """Write each artifact of a step to its file; holds one artifact in memory at a time. All files appear, or none.
+    """Write each artifact of a step to its file, one in memory at a time. Files appear once all are written.
 
     Returns:
         The files written.

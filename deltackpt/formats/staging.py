@@ -53,7 +53,7 @@ class Staging:
 
 @contextmanager
 def staged(out: Path, *, overwrite: bool) -> Iterator[Staging]:
-    """A folder inside ``out`` whose files are moved to ``out`` at the end; after an error none of them is left.
+    """A folder inside ``out`` whose files are moved to ``out`` at the end; after an error before that none is left.
 
     Raises:
         ObjectExistsError: a file of the same name is there at the end, and not ``overwrite``.

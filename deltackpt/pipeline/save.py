@@ -42,7 +42,8 @@ class SaveSettings:
     """How much of the machine a save may use.
 
     Attributes:
-        threads: how many encode at once. Each holds up to about eight times a block's bytes.
+        threads: how many encode at once. Each holds a group of blocks (a weight's, its
+            moments', its copies') and temporaries of about the same size.
         base_memory: the budget in bytes for blocks kept as bases of later saves.
     """
 

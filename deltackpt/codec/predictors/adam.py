@@ -5,9 +5,9 @@ weight decay regularization" (arXiv 1711.05101). Only the first moment carries n
 the weight after one step follow from those before it. Settings (rate, betas, decay) are fitted from a sample of the
 block and kept in the record, so nothing has to be known of the optimizer.
 
-The formulas round to float32 where torch's own step does. On a GPT trained with torch's AdamW on a CPU that leaves
-0.04 to 0.15 bits for a weight and 0.07 to 0.11 for a second moment, where rounding once at the end leaves 1.07 for a
-weight (``docs/design/predictors.md``).
+The formulas round to float32 where torch's own step does. On a small network trained with torch's AdamW on a CPU that
+leaves up to 0.13 bits for a weight and 0.09 for a second moment, where rounding once at the end leaves about 1.2 and 1
+(``python -m benchmarks.predictors``, ``docs/design/predictors.md``).
 """
 
 from __future__ import annotations
