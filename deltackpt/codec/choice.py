@@ -36,6 +36,10 @@ _SMALL = 1 << 13
 _RUN = 2048
 _STRUCTURED = 0.9
 
+# Byte planes are tried after rans where a sample says that they are so much smaller: trying them takes three times as
+# long as rans alone, and without this margin it saved 0.3% of first moments.
+_WORTH_TWICE = 0.98
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
@@ -118,7 +122,7 @@ def _may_be_structured(values: Words, prediction: Prediction, shape: Shape, size
         return size > 1 + shape.dtype.word_bytes
     taken = sample(values)
     guess = None if prediction.values is None else sample(prediction.values)
-    if residual_bits(taken, guess, shape.dtype.kind) * shape.words < 8 * size:
+    if residual_bits(taken, guess, shape.dtype.kind) * shape.words < _WORTH_TWICE * 8 * size:
         return True
     middle = slice((shape.words - _RUN) // 2, (shape.words + _RUN) // 2)
     guess = None if prediction.values is None else prediction.values[middle]
