@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import registry
-from deltackpt.codec.choice import Candidate, cheapest_candidate, slots_of, smallest_payload
+from deltackpt.codec.choice import Candidate, Choice, choose, slots_of, smallest_payload
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Prediction, Shape
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["Candidate", "CodecOptions", "Encoded", "decode_block", "encode_block"]
+__all__ = ["Candidate", "Choice", "CodecOptions", "Encoded", "choose", "decode_block", "encode_block"]
 
 Bytes = NDArray[np.uint8]
 
 _ZERO = 0  # the predictor
-_RAW = 0  # the coder
+_RAW, _PLANES = 0, 1  # coders
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,13 @@ def _words(data: Bytes, dtype: DType) -> Words:
     return data.view(dtype.word)
 
 
-def encode_block(data: Bytes, dtype: DType, candidates: Sequence[Candidate], options: CodecOptions) -> Encoded:
+def encode_block(
+    data: Bytes,
+    dtype: DType,
+    candidates: Sequence[Candidate],
+    options: CodecOptions,
+    choice: Choice | None = None,
+) -> Encoded:
     """Encode a block by the cheapest of the candidates, or without a prediction; never in more than its own bytes.
 
     Args:
@@ -64,21 +70,26 @@ def encode_block(data: Bytes, dtype: DType, candidates: Sequence[Candidate], opt
         dtype: its element type.
         candidates: what it may be predicted from.
         options: how hard to try.
+        choice: what :func:`choose` gave for the same block and candidates, where it was asked before.
     """
     shape = Shape(dtype, data.size // dtype.word_bytes)
     values = _words(data, dtype)
-    choice, params = cheapest_candidate(values, shape, candidates)
-    if choice is None:
+    taken = choose(data, dtype, candidates) if choice is None else choice
+    if taken.number is None:
         predictor, prediction, spent = _ZERO, Prediction(), 0
     else:
-        spent = candidates[choice].input_bytes
-        predictor = candidates[choice].predictor
-        inputs = slots_of(candidates[choice].inputs)
-        prediction = registry.predictor(predictor, source="encoder").predict(shape, inputs, params, source="encoder")
+        candidate = candidates[taken.number]
+        predictor, spent = candidate.predictor, candidate.input_bytes
+        inputs = slots_of(candidate.inputs)
+        found = registry.predictor(predictor, source="encoder")
+        prediction = found.predict(shape, inputs, taken.params, source="encoder")
     coder, payload = smallest_payload(values, prediction, shape, level=options.level)
     if len(payload) + spent >= data.size:
         return Encoded(_ZERO, _RAW, b"", data.tobytes())
-    return Encoded(predictor, coder, params, payload, choice)
+    if coder == _PLANES and prediction.values is None:
+        # Byte planes have no contexts, so there is nothing to need.
+        return Encoded(_ZERO, _PLANES, b"", payload)
+    return Encoded(predictor, coder, taken.params, payload, taken.number)
 
 
 def decode_block(

@@ -17,7 +17,7 @@ from deltackpt.codec.sampling import residual_bits, sample
 from deltackpt.codec.types import Prediction, Shape, Slot
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["Candidate", "cheapest_candidate", "slots_of", "smallest_payload"]
+__all__ = ["Candidate", "Choice", "choose", "slots_of", "smallest_payload"]
 
 Bytes = NDArray[np.uint8]
 
@@ -58,6 +58,21 @@ class Candidate:
     read_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a block is predicted from.
+
+    Attributes:
+        number: of the candidate; None for no prediction.
+        params: the parameters that its predictor was fitted to have.
+        bits: about how many bits a word costs.
+    """
+
+    number: int | None = None
+    params: bytes = b""
+    bits: float = 0.0
+
+
 def slots_of(inputs: Mapping[int, tuple[DType, Bytes]]) -> dict[int, Slot]:
     """The inputs as words."""
     return {number: Slot(dtype, data.view(dtype.word)) for number, (dtype, data) in inputs.items()}
@@ -70,35 +85,41 @@ def _estimate(values: Words, prediction: Prediction, shape: Shape) -> float:
     return residual_bits(values, prediction.values, shape.dtype.kind)
 
 
-def cheapest_candidate(values: Words, shape: Shape, candidates: Sequence[Candidate]) -> tuple[int | None, bytes]:
-    """The number and the parameters of the candidate with the fewest estimated bits; None where none saves enough.
+def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate]) -> Choice:
+    """The candidate with the fewest estimated bits; none where none saves enough.
 
     Predictors go word by word, so a sample of the inputs gives a sample of the prediction.
+
+    Args:
+        data: the block's bytes, 1-D.
+        dtype: its element type.
+        candidates: what it may be predicted from.
     """
-    if not candidates or shape.words == 0:
-        return None, b""
+    values = data.view(dtype.word)
+    if values.size == 0:
+        return Choice()
     taken = sample(values)
-    part = Shape(shape.dtype, taken.size)
-    best: tuple[int | None, bytes] = (None, b"")
+    part = Shape(dtype, taken.size)
     best_bits = alone_bits = _estimate(taken, Prediction(), part)
+    best = Choice(bits=best_bits)
     for number, candidate in enumerate(candidates):
         predictor = registry.predictor(candidate.predictor, source="encoder")
         inputs = slots_of(candidate.inputs)
-        if not predictor.applies(shape, inputs):
+        if not predictor.applies(Shape(dtype, values.size), inputs):
             continue
         inputs = {slot: Slot(found.dtype, sample(found.words)) for slot, found in inputs.items()}
         params = predictor.fit(taken, part, inputs)
         if params is None:
             continue
         prediction = predictor.predict(part, inputs, params, source="encoder")
-        bits = _estimate(taken, prediction, part) + 8 * candidate.input_bytes / shape.words
+        bits = _estimate(taken, prediction, part) + 8 * candidate.input_bytes / values.size
         if candidate.read_bytes:
-            if bits + 8 * candidate.read_bytes / shape.words > _READ_FACTOR * alone_bits:
+            if bits + 8 * candidate.read_bytes / values.size > _READ_FACTOR * alone_bits:
                 continue
         else:
             alone_bits = min(alone_bits, bits)
         if bits < best_bits * (1 - _LEAST_GAIN):
-            best, best_bits = (number, params), bits
+            best, best_bits = Choice(number, params, bits), bits
     return best
 
 

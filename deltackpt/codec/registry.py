@@ -8,6 +8,7 @@ from deltackpt.codec.coders.raw import Raw
 from deltackpt.codec.predictors.adam import AdamSecond, AdamWeight
 from deltackpt.codec.predictors.cast import Cast
 from deltackpt.codec.predictors.previous import Previous
+from deltackpt.codec.predictors.scale import Scale
 from deltackpt.codec.predictors.zero import Zero
 from deltackpt.codec.types import Coder, Predictor
 from deltackpt.errors import UnknownVersionError
@@ -19,14 +20,15 @@ __all__ = [
     "CODERS",
     "PREDICTORS",
     "PREVIOUS",
+    "SCALE",
     "ZERO",
     "coder",
     "predictor",
 ]
 
-ZERO, PREVIOUS, CAST, ADAM_WEIGHT, ADAM_SECOND = range(5)
+ZERO, PREVIOUS, CAST, ADAM_WEIGHT, ADAM_SECOND, SCALE = range(6)
 
-PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous(), Cast(), AdamWeight(), AdamSecond())
+PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous(), Cast(), AdamWeight(), AdamSecond(), Scale())
 CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}

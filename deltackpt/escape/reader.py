@@ -57,7 +57,7 @@ Bytes = NDArray[np.uint8]
 Shape = tuple[int, ...]
 Box = tuple[Shape, Shape]  # offsets, sizes
 Ref = tuple[bytes, int]  # a record: the identity of its index, and its row there
-PREDICTORS = {0: (0, 0), 1: (1, 0), 2: (1, 0), 3: (3, 20), 4: (3, 16)}  # number of slots, bytes of parameters
+PREDICTORS = {0: (0, 0), 1: (1, 0), 2: (1, 0), 3: (3, 20), 4: (3, 16), 5: (1, 0)}  # slots, bytes of parameters
 
 
 class Dtype(NamedTuple):
@@ -539,8 +539,8 @@ class Records:
                 meta.fail("damaged: needs or parameters that a raw record does not have")
             block: Bytes = np.frombuffer(payload.take(size), np.uint8)
         else:
-            prediction = predict(predictor, dtype, size, slots, parameters, meta.where)
-            read = read_planes(payload, size, dtype.word) if coder == 1 else read_rans(payload, prediction, dtype)
+            prediction, keys = predict(predictor, dtype, size, slots, parameters, meta.where)
+            read = read_planes(payload, size, dtype.word) if coder == 1 else read_rans(payload, prediction, keys, dtype)
             block = add_residual(prediction, read, dtype)
         payload.end()
         if xxhash is not None and xxhash.xxh3_128_digest(block.data) != address:
@@ -585,21 +585,28 @@ class Records:
         return {number: (dtype, array.reshape(-1).view(np.uint8)) for number, (dtype, array) in slots.items()}
 
 
-def predict(number: int, dtype: Dtype, size: int, slots: Slots, parameters: bytes, where: str) -> Bytes:
-    """What predictor ``number`` makes of its slots: the bytes of a block of ``size`` bytes."""
+def predict(
+    number: int, dtype: Dtype, size: int, slots: Slots, parameters: bytes, where: str
+) -> tuple[Bytes, Bytes | None]:
+    """What predictor ``number`` makes of its slots: the bytes of a block of ``size`` bytes, and its context array."""
     wanted, length = PREDICTORS[number]
     if sorted(slots) != list(range(wanted)) or len(parameters) != length:
         fail(where, f"damaged: slots or parameters that predictor {number} does not have")
     if number == 0:
-        return np.zeros(size, np.uint8)
+        return np.zeros(size, np.uint8), None
     kinds = {slot_dtype.name for slot_dtype, _ in slots.values()}
     if number == 1 and kinds == {dtype.name}:
-        return slots[0][1]
+        return slots[0][1], None
+    if number == 5 and kinds < {"float32", "bfloat16"} and dtype.kind == "float" and dtype.word in (2, 4):
+        # The highest 16 bits: a sign, 8 bits of exponent, some of the mantissa.
+        halves = slots[0][1].view("<u2")[slots[0][0].word // 2 - 1 :: slots[0][0].word // 2]
+        if halves.size * dtype.word == size:
+            return np.zeros(size, np.uint8), (((halves >> 7 & 255) + 1) >> 1).astype(np.uint8)
     if kinds != {"float32"} or dtype.name not in (("bfloat16", "float16") if number == 2 else ("float32",)):
         fail(where, f"damaged: slots of dtypes that predictor {number} does not have")
     with np.errstate(all="ignore"):
         if number == 2:
-            return cast(slots[0][1].view("<u4"), dtype)
+            return cast(slots[0][1].view("<u4"), dtype), None
         base = slots[0][1].view("<f4")
         first, second = (slots[k][1].view("<f4").astype(np.float64) for k in (1, 2))
         if number == 3:
@@ -610,7 +617,7 @@ def predict(number: int, dtype: Dtype, size: int, slots: Slots, parameters: byte
             gradient = (first - beta1 * second) / (1.0 - beta1)
             predicted = (base * np.float32(beta2) + (1.0 - beta2) * (gradient * gradient)).astype(np.float32)
     words: NDArray[Any] = np.where(np.isnan(predicted), base.view("<u4"), predicted.view("<u4"))
-    return words.view(np.uint8)
+    return words.view(np.uint8), None
 
 
 def cast(words: NDArray[Any], dtype: Dtype) -> Bytes:
@@ -645,8 +652,8 @@ def read_planes(payload: Cursor, size: int, word: int) -> Bytes:
     return words.reshape(-1)
 
 
-def read_rans(payload: Cursor, prediction: Bytes, dtype: Dtype) -> Bytes:
-    """Coder "rans": a symbol for each word, in the context of the prediction, and raw bits below it."""
+def read_rans(payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dtype) -> Bytes:
+    """Coder "rans": a symbol for each word, in the context of the prediction or of given keys, and raw bits below."""
     kind, bits = np.dtype(f"<u{dtype.word}"), 8 * dtype.word
     words: NDArray[Any] = prediction.view(kind)
     method = payload.number(1)
@@ -657,9 +664,8 @@ def read_rans(payload: Cursor, prediction: Bytes, dtype: Dtype) -> Bytes:
     shift, precision, lanes_log2, key_shift, contexts, low, extra, *sizes = struct.unpack("<5BHH4I", payload.take(25))
     known = shift % 4 == 0 and shift < bits and 9 <= precision <= 12 and lanes_log2 in (4, 6)
     known = known and 1 <= contexts <= 16 and low < 2048 and extra >> contexts == 0
-    # Keys from a context array belong to predictors that this script does not know.
-    known = known and max(1, bits - 11) <= key_shift < bits and (not extra or shift + 8 < bits)
-    if not known:
+    known = known and (not extra or shift + 8 < bits)
+    if not known or not (keys is not None if key_shift == 255 else max(1, bits - 11) <= key_shift < bits):
         payload.fail("a field of the header of coder rans is out of its range")
     table = rans_tables(payload, payload.take(sizes[0]), contexts, 1 << precision)
     raw, at = np.zeros(words.size, np.uint64), 0
@@ -677,7 +683,9 @@ def read_rans(payload: Cursor, prediction: Bytes, dtype: Dtype) -> Bytes:
     extras = np.frombuffer(payload.take(sizes[2]), np.uint8)
     escapes = np.frombuffer(payload.take(dtype.word * sizes[3]), kind)
     states = np.frombuffer(payload.take(4 << lanes_log2), "<u4").astype(np.int64)
-    key = ((words << kind.type(1)) >> kind.type(key_shift)).astype(np.int64)
+    if keys is None or key_shift != 255:
+        keys = (words << kind.type(1)) >> kind.type(key_shift)
+    key = keys.astype(np.int64)
     context = np.clip(key - low, 0, contexts - 1)
     symbols = rans_symbols(payload, context, table, precision, stream, states)
     more = (extra >> context & 1).astype(bool)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec import CodecOptions, encode_block
+from deltackpt.codec import Choice, CodecOptions, choose, encode_block
 from deltackpt.format.record import Record, encode_record
 from deltackpt.pipeline.bases import Bases, GroupBases
 from deltackpt.pipeline.offers import Member, Offer, make_offers
@@ -69,25 +69,90 @@ class EncodedBlock:
 Resolved = StoredBlock | Repeat | EncodedBlock
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pick:
+    """What a block may be predicted from, and what it is."""
+
+    offers: list[Offer]
+    choice: Choice
+
+    @property
+    def offer(self) -> Offer:
+        return Offer.none() if self.choice.number is None else self.offers[self.choice.number]
+
+
 def resolve_group(
     group: Sequence[TakenBlock], bases: Bases, options: CodecOptions, max_depth: int
-) -> tuple[Resolved, ...]:
-    """Decide what each block of a group becomes, in order. Base blocks are read once for the whole group."""
-    reader = GroupBases(bases)
-    members: list[Member] = []
-    resolved: list[Resolved] = []
-    for taken in group:
-        result = _find_duplicate(taken, reader) or _encode(taken, members, reader, options, max_depth)
-        resolved.append(result)
-        members.append(_as_member(taken, result))
-    return tuple(resolved)
+) -> dict[int, Resolved]:
+    """Decide what each block of a group becomes: by position, in the order in which they are to be stored.
+
+    Base blocks are read once for the whole group.
+    """
+    resolver = _Resolver(group, GroupBases(bases), max_depth)
+    resolved: dict[int, Resolved] = {}
+    duplicates = {}
+    for position, taken in enumerate(group):
+        found = _find_duplicate(taken, resolver.bases)
+        if found is not None:
+            duplicates[position] = found
+    picks = resolver.moments(duplicates)
+    for position in [*picks, *(p for p in range(len(group)) if p not in picks)]:
+        if position in duplicates:
+            # It costs this save nothing, but reading it takes a record of unknown length: not a partner.
+            resolved[position] = duplicates[position]
+            continue
+        pick = picks.get(position) or resolver.pick(position)
+        block = _encode(group[position], pick, resolver.members, options)
+        resolver.settle(position, block.depth, len(block.data))
+        resolved[position] = block
+    return resolved
 
 
-def _as_member(taken: TakenBlock, result: Resolved) -> Member:
-    if isinstance(result, EncodedBlock):
-        return Member(taken.task, taken.data, taken.address, result.depth, len(result.data))
-    # A duplicate costs this save nothing, but reading it takes a record of unknown length: not a partner.
-    return Member(taken.task, taken.data, taken.address, None, 0)
+class _Resolver:
+    """The blocks of one group while they are resolved.
+
+    Attributes:
+        members: all of them; those with a depth may be partners.
+    """
+
+    def __init__(self, group: Sequence[TakenBlock], bases: GroupBases, max_depth: int) -> None:
+        self.members = [Member(taken.task, taken.data, taken.address) for taken in group]
+        self.bases = bases
+        self._max_depth = max_depth
+
+    def pick(self, position: int) -> _Pick:
+        """What the block is best predicted from, given those settled so far."""
+        offers = make_offers(position, self.members, self.bases, self._max_depth)
+        member = self.members[position]
+        return _Pick(offers, choose(member.data, member.task.item.dtype, [offer.candidate for offer in offers]))
+
+    def settle(self, position: int, depth: int | None, stored: int = 0) -> None:
+        """Make a block a partner of those to come; without a depth, none any more."""
+        self.members[position] = replace(self.members[position], depth=depth, stored=stored)
+
+    def moments(self, duplicates: Container[int]) -> dict[int, _Pick]:
+        """What a first and a second moment are predicted from, in the better of the two orders; of others nothing.
+
+        After one step of training the second moment follows from the first one; later it is the first moment that
+        costs less beside the second one.
+        """
+        first, second = 0, self.members[0].task.partners.exp_avg_sq
+        if second is None or self.members[second].task.partners.exp_avg != first:
+            return {}
+        if first in duplicates or second in duplicates:
+            return {}
+        orders = [self._in_order(second, first)]
+        if self.members[second].task.bases:
+            orders.append(self._in_order(first, second))
+        return min(orders, key=lambda picks: sum(pick.choice.bits for pick in picks.values()))
+
+    def _in_order(self, one: int, two: int) -> dict[int, _Pick]:
+        """The picks of two blocks if they are resolved in this order."""
+        pick = self.pick(one)
+        self.settle(one, pick.offer.depth(self.members))
+        picks = {one: pick, two: self.pick(two)}
+        self.settle(one, None)
+        return picks
 
 
 def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repeat | None:
@@ -104,21 +169,18 @@ def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repea
     return None
 
 
-def _encode(
-    taken: TakenBlock, members: Sequence[Member], bases: GroupBases, options: CodecOptions, max_depth: int
-) -> EncodedBlock:
-    task = taken.task
-    offers = make_offers(task, taken.address, taken.data.size, members, bases, max_depth)
-    encoded = encode_block(taken.data, task.item.dtype, [offer.candidate for offer in offers], options)
-    offer = Offer.none() if encoded.choice is None else offers[encoded.choice]
+def _encode(taken: TakenBlock, pick: _Pick, members: Sequence[Member], options: CodecOptions) -> EncodedBlock:
+    candidates = [offer.candidate for offer in pick.offers]
+    encoded = encode_block(taken.data, taken.task.item.dtype, candidates, options, pick.choice)
+    offer = Offer.none() if encoded.choice is None else pick.offers[encoded.choice]
     record = Record(
-        dtype=task.item.dtype.code,
+        dtype=taken.task.item.dtype.code,
         predictor=encoded.predictor,
         coder=encoded.coder,
         address=taken.address,
-        shape=task.box.sizes,
+        shape=taken.task.box.sizes,
         needs=offer.needs,
         params=encoded.params,
         payload=encoded.payload,
     )
-    return EncodedBlock(record, encode_record(record), offer.sources, offer.depth)
+    return EncodedBlock(record, encode_record(record), offer.sources, offer.depth(members))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import Candidate
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, ZERO
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, SCALE, ZERO
 from deltackpt.format.record import Need
 from deltackpt.format.record_meta import MAX_NEEDS, put_meta
 from deltackpt.pipeline.bases import GroupBases
@@ -25,18 +25,18 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """A block of the group that was resolved.
+    """A block of the group.
 
     Attributes:
-        depth: how many records are decoded to get it; None where it cannot be a partner.
+        depth: how many records are decoded to get it; None where it cannot be a partner, or is not resolved yet.
         stored: the length of its record.
     """
 
     task: BlockTask
     data: Bytes
     address: bytes
-    depth: int | None
-    stored: int
+    depth: int | None = None
+    stored: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,18 +46,21 @@ class Offer:
     Attributes:
         needs: the record's needs, if the candidate is taken.
         sources: for each need the base block, or the position in the group, that fills it.
-        depth: the depth of the record.
     """
 
     candidate: Candidate
     needs: tuple[Need, ...]
     sources: tuple[BaseBlock | int, ...]
-    depth: int
 
     @classmethod
     def none(cls) -> Offer:
         """No prediction."""
-        return cls(Candidate(ZERO, {}), (), (), 1)
+        return cls(Candidate(ZERO, {}), (), ())
+
+    def depth(self, members: Sequence[Member]) -> int:
+        """The depth of the record."""
+        depths = [members[s].depth if isinstance(s, int) else s.depth for s in self.sources]
+        return 1 + max((depth for depth in depths if depth is not None), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,36 +76,53 @@ class _Slot:
         return cls(number, position, members[position].task.item.dtype)
 
 
-def make_offers(
-    task: BlockTask, address: bytes, size: int, members: Sequence[Member], bases: GroupBases, max_depth: int
-) -> list[Offer]:
-    """All that the block may be predicted from, the cheapest to read first.
+def make_offers(position: int, members: Sequence[Member], bases: GroupBases, max_depth: int) -> list[Offer]:
+    """All that a block may be predicted from, the cheapest to read first.
 
     Args:
-        task: the block, of ``size`` bytes and with this ``address``; a record must not need its own address, which
-            one of the bases has where it could not be read, or where two blocks collide.
-        members: the blocks of its group that were resolved before it.
+        position: of the block in its group.
+        members: the blocks of the group; those resolved may be its partners.
     """
-    partners = task.partners
-    offers = [_previous(task, address, size, bases)]
-    if partners.master is not None:
-        offers.append(_offer(CAST, task, [_Slot.of(0, members, partners.master)], members, bases))
-    elif partners.exp_avg is not None and partners.exp_avg_sq is not None:
-        moments = [_Slot.of(1, members, partners.exp_avg), _Slot.of(2, members, partners.exp_avg_sq)]
-        offers.append(_on_base(ADAM_WEIGHT, task, moments, members, bases))
-    elif partners.exp_avg is not None:
-        first = members[partners.exp_avg].task
-        if first.twin is not None and first.bases:
-            moments = [_Slot.of(1, members, partners.exp_avg), _Slot(2, first.twin, first.item.dtype)]
-            offers.append(_on_base(ADAM_SECOND, task, moments, members, bases))
+    block = members[position]
+    task, size = block.task, block.data.size
+    offers = [_previous(task, block.address, size, bases)]
+    offers += [_offer(predictor, task, slots, members, bases) for predictor, slots in _partnerships(task, members)]
     return [
         offer
         for offer in offers
         if offer is not None
-        and offer.depth <= max_depth
+        and offer.depth(members) <= max_depth
         and offer.candidate.input_bytes < size
-        and all(need.address != address for need in offer.needs)
+        # One of the bases has the block's own address where it could not be read, or where two blocks collide.
+        and all(need.address != block.address for need in offer.needs)
     ]
+
+
+def _partnerships(task: BlockTask, members: Sequence[Member]) -> Iterator[tuple[int, list[_Slot]]]:
+    """Predictors that take partners, and what fills their slots."""
+    partners = task.partners
+    if partners.master is not None:
+        yield CAST, [_Slot.of(0, members, partners.master)]
+    elif partners.exp_avg is not None and partners.exp_avg_sq is not None:
+        moments = [_Slot.of(1, members, partners.exp_avg), _Slot.of(2, members, partners.exp_avg_sq)]
+        if own := _base_slot(0, task):
+            yield ADAM_WEIGHT, [own, *moments]
+    elif partners.exp_avg is not None:
+        own, before = _base_slot(0, task), _base_slot(2, members[partners.exp_avg].task)
+        if own and before:
+            yield ADAM_SECOND, [own, _Slot.of(1, members, partners.exp_avg), before]
+    elif partners.exp_avg_sq is not None:
+        second = members[partners.exp_avg_sq]
+        scale = _base_slot(0, second.task) if second.depth is None else _Slot.of(0, members, partners.exp_avg_sq)
+        if scale:
+            yield SCALE, [scale]
+
+
+def _base_slot(number: int, task: BlockTask) -> _Slot | None:
+    """A slot with the base's block of the same box, where a delta may be written on it."""
+    if task.twin is None or not task.bases:
+        return None
+    return _Slot(number, task.twin, task.item.dtype)
 
 
 def _previous(task: BlockTask, address: bytes, size: int, bases: GroupBases) -> Offer | None:
@@ -115,9 +135,7 @@ def _previous(task: BlockTask, address: bytes, size: int, bases: GroupBases) -> 
         return None
     inputs = slot_inputs(task.box.sizes, needs, found, source=task.item.fqn)
     by_address = {block.address: block for block in usable}
-    sources = tuple(by_address[need.address] for need in needs)
-    depth = 1 + max(block.depth for block in sources)
-    return Offer(Candidate(PREVIOUS, inputs, cost), needs, sources, depth)
+    return Offer(Candidate(PREVIOUS, inputs, cost), needs, tuple(by_address[need.address] for need in needs))
 
 
 def _needs_bytes(shape: tuple[int, ...], needs: Sequence[Need]) -> int:
@@ -128,19 +146,6 @@ def _needs_bytes(shape: tuple[int, ...], needs: Sequence[Need]) -> int:
     return len(meta) - len(without)
 
 
-def _on_base(
-    predictor: int,
-    task: BlockTask,
-    slots: Sequence[_Slot],
-    members: Sequence[Member],
-    bases: GroupBases,
-) -> Offer | None:
-    """An offer with the block's own base, of the same box, in slot 0."""
-    if task.twin is None or not task.bases:
-        return None
-    return _offer(predictor, task, [_Slot(0, task.twin, task.item.dtype), *slots], members, bases)
-
-
 def _offer(
     predictor: int,
     task: BlockTask,
@@ -149,14 +154,13 @@ def _offer(
     bases: GroupBases,
 ) -> Offer | None:
     """An offer whose slots are each one whole block; None where one of them cannot be had."""
-    needs, inputs, depth, read = [], {}, 0, 0
+    needs, inputs, read = [], {}, 0
     for slot in slots:
         if isinstance(slot.source, int):
             member = members[slot.source]
             if member.depth is None:
                 return None
             data, address = member.data, member.address
-            depth = max(depth, member.depth)
             if member.task.item.artifact == "optim" != task.item.artifact:
                 read += member.stored
         else:
@@ -164,8 +168,7 @@ def _offer(
             if found is None:
                 return None
             data, address = found, slot.source.address
-            depth = max(depth, slot.source.depth)
         needs.append(Need(slot.number, slot.dtype.code, address, None))
         inputs[slot.number] = (slot.dtype, data)
     candidate = Candidate(predictor, inputs, _needs_bytes(task.box.sizes, needs), read)
-    return Offer(candidate, tuple(needs), tuple(slot.source for slot in slots), 1 + depth)
+    return Offer(candidate, tuple(needs), tuple(slot.source for slot in slots))

@@ -14,7 +14,6 @@ from deltackpt.tensor.box import Box
 
 __all__ = ["ItemGroup", "Partners", "group_items"]
 
-# The order in which the items of a group are resolved: needs point to earlier rows.
 _EXP_AVG, _EXP_AVG_SQ = "exp_avg", "exp_avg_sq"
 _MASTERS = ("weight", "master")
 _COPIES = ("bfloat16", "float16")
@@ -22,19 +21,27 @@ _COPIES = ("bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class Partners:
-    """For one item of a group, which earlier items of it are what to it; None where there is none."""
+    """For one item of a group, which others of it are what to it; None where there is none.
+
+    They are before it; only a first moment and its second one are partners of each other, and which of them comes
+    first is decided for each block.
+    """
 
     exp_avg: int | None = None
     exp_avg_sq: int | None = None
     master: int | None = None
 
 
+# Of a first and a second moment.
+_MOMENTS = (Partners(exp_avg_sq=1), Partners(exp_avg=0))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ItemGroup:
-    """Items with the same box, in the order in which they are resolved.
+    """Items with the same box, in the order in which they are resolved; the first two, if moments, in either order.
 
     Attributes:
-        partners: for each item, its partners among the items before it.
+        partners: for each item, its partners.
     """
 
     items: tuple[SaveItem, ...]
@@ -59,7 +66,7 @@ def group_items(items: Sequence[SaveItem]) -> list[ItemGroup]:
         used.update(members)
     for pair in moments.values():
         if not used.intersection(pair):
-            groups[min(pair)] = ItemGroup(tuple(items[n] for n in pair), (Partners(), Partners(exp_avg=0)))
+            groups[min(pair)] = ItemGroup(tuple(items[n] for n in pair), _MOMENTS)
             used.update(pair)
     for number, item in enumerate(items):
         if number not in used:
@@ -69,7 +76,7 @@ def group_items(items: Sequence[SaveItem]) -> list[ItemGroup]:
 
 def _group(weight: int, moments: tuple[int, int] | None, copies: list[int]) -> tuple[list[int], list[Partners]]:
     members = [*(moments or ()), weight, *copies]
-    partners = [Partners(), Partners(exp_avg=0)] if moments else []
+    partners = [*_MOMENTS] if moments else []
     position = len(partners)
     partners.append(Partners(exp_avg=0, exp_avg_sq=1) if moments else Partners())
     partners.extend(Partners(master=position) for _ in copies)

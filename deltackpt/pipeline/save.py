@@ -133,19 +133,19 @@ class _Rows:
         self.duplicates = 0
         self._sink = sink
         self._cache = cache
-        self._places: list[RecordRef | int] = []
+        self._places: dict[int, RecordRef | int] = {}
 
-    def add_groups(self, plan: GroupPlan, groups: Iterator[tuple[list[TakenBlock], tuple[Resolved, ...]]]) -> None:
+    def add_groups(self, plan: GroupPlan, groups: Iterator[tuple[list[TakenBlock], dict[int, Resolved]]]) -> None:
         """Take the blocks of one plan's groups, and place them as the shards of its items."""
         placed: list[list[RecordRef | int]] = [[] for _ in plan.items]
         for _ in plan.blocks:
             taken, resolved = next(groups)
             start = len(self._places)
-            for position, (block, result) in enumerate(zip(taken, resolved, strict=True)):
-                place = self._place(block, result, start)
-                self._places.append(place)
+            for position, result in resolved.items():
+                place = self._place(taken[position], result, start)
+                self._places[start + position] = place
                 placed[position].append(place)
-                self._remember(block)
+                self._remember(taken[position])
         for item, places in zip(plan.items, placed, strict=True):
             self.builder.place_shard(item.fqn, item.box, len(places))
             for place in places:

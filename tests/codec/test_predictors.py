@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deltackpt.codec import Candidate, decode_block, encode_block
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, predictor
+from deltackpt.codec import Candidate, Choice, decode_block, encode_block
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, SCALE, predictor
 from deltackpt.codec.types import Shape, Slot
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType, by_name
@@ -127,18 +127,54 @@ def test_the_cast_is_torchs_for_every_kind_of_number(name: str) -> None:
     assert np.isnan(got[is_nan].view("<f2")).all() if name == "float16" else (got[is_nan] == 0x7FC0).all()
 
 
+def scaled(name: str) -> tuple[DType, Bytes, dict[int, tuple[DType, Bytes]]]:
+    """First moments of widely different sizes, and second ones of the size of their squares."""
+    torch.manual_seed(0)
+    size = torch.logspace(-8, 0, 20_000)[torch.randperm(20_000)]
+    first, second = torch.randn(20_000) * size, (size * torch.rand(20_000)).square()
+    return F32, as_words(first), {0: (by_name(name), as_words(second.to(getattr(torch, name))))}
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_first_moments_cost_less_beside_second_ones(name: str) -> None:
+    dtype, data, inputs = scaled(name)
+    alone = len(encode_block(data, dtype, [], OPTIONS).payload)
+    encoded = encode_block(data, dtype, [Candidate(SCALE, inputs)], OPTIONS)
+    assert encoded.predictor == SCALE
+    assert len(encoded.payload) < 0.96 * alone
+    assert decode_block(encoded, dtype, data.size, inputs, source="test").tobytes() == data.tobytes()
+
+
+def test_byte_planes_need_no_context() -> None:
+    """A block that goes to a coder without contexts is not made to need another one."""
+    pattern = np.tile(np.random.default_rng(0).integers(0, 1 << 32, 500, dtype="<u4"), 40)
+    data, scale = pattern.view(np.uint8), (pattern >> np.uint32(1)).view(np.uint8)
+    encoded = encode_block(data, F32, [Candidate(SCALE, {0: (F32, scale)})], OPTIONS, Choice(0, b"", 1.0))
+    assert (encoded.predictor, encoded.choice) == (0, None)
+    assert decode_block(encoded, F32, data.size, {}, source="test").tobytes() == data.tobytes()
+
+
 WORDS = st.lists(st.one_of(st.integers(0, (1 << 32) - 1), st.sampled_from(special_words(F32))), min_size=1, max_size=40)
 
 
-@given(words=WORDS, base=WORDS, first=WORDS, second=WORDS, number=st.sampled_from([ADAM_WEIGHT, ADAM_SECOND]))
+def fitted(number: int, data: Bytes, inputs: Mapping[int, tuple[DType, Bytes]]) -> bytes:
+    """The parameters of a predictor for a block; any, where none fit it."""
+    shape = Shape(F32, data.size // 4)
+    slots = {slot: Slot(dtype, part.view(dtype.word)) for slot, (dtype, part) in inputs.items()}
+    found = predictor(number, source="test").fit(data.view("<u4"), shape, slots)
+    return bytes({ADAM_WEIGHT: 20, ADAM_SECOND: 16}.get(number, 0)) if found is None else found
+
+
+@given(words=WORDS, base=WORDS, first=WORDS, second=WORDS, number=st.sampled_from([ADAM_WEIGHT, ADAM_SECOND, SCALE]))
 def test_anything_at_all_comes_back(
     words: list[int], base: list[int], first: list[int], second: list[int], number: int
 ) -> None:
     """Infinities, NaNs, negative second moments, denormals: predictions may be bad, never wrong."""
     size = min(map(len, (words, base, first, second)))
     data = as_bytes(words[:size], F32)
-    inputs = {slot: (F32, as_bytes(part[:size], F32)) for slot, part in enumerate((base, first, second))}
-    encoded = encode_block(data, F32, [Candidate(number, inputs)], OPTIONS)
+    slots = predictor(number, source="test").slots
+    inputs = {slot: (F32, as_bytes(part[:size], F32)) for slot, part in zip(slots, (base, first, second), strict=False)}
+    encoded = encode_block(data, F32, [Candidate(number, inputs)], OPTIONS, Choice(0, fitted(number, data, inputs)))
     used = {} if encoded.choice is None else inputs
     assert decode_block(encoded, F32, data.size, used, source="test").tobytes() == data.tobytes()
 
@@ -175,6 +211,9 @@ def test_predictions_do_not_depend_on_the_threads_flags(number: int) -> None:
         (ADAM_WEIGHT, (0, 1, 2), bytes(19)),
         (ADAM_SECOND, (0, 1, 2), bytes(20)),
         (ADAM_SECOND, (1, 2), bytes(16)),
+        (SCALE, (0,), b"x"),
+        (SCALE, (1,), b""),
+        (SCALE, (), b""),
     ],
 )
 def test_what_does_not_fit_is_refused(number: int, slots: tuple[int, ...], params: bytes) -> None:
