@@ -14,11 +14,15 @@ from deltackpt.backend.url import open_backend
 from deltackpt.errors import InvalidArgumentError, TensorNotFoundError
 from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import Entry, Manifest, ManifestHeader, Metric
+from deltackpt.pipeline.protect import ProtectReport, protect_store
+from deltackpt.pipeline.repair import RepairReport, repair_store
 from deltackpt.pipeline.save import default_threads
 from deltackpt.pipeline.verify import VerifyReport, verify_store
 from deltackpt.store.catalog import DEFAULT_BRANCH, find_step, parse_step, visible_steps
 from deltackpt.store.opened import OpenStore, create_store, open_store
 from deltackpt.store.options import StoreOptions
+from deltackpt.store.signing import sign_steps
+from deltackpt.store.signing_keys import SigningKey, TrustedKey
 
 if TYPE_CHECKING:
     import torch
@@ -182,15 +186,68 @@ class Store:
         found = find_step(self._opened, parse_step(step, branch))
         return Step(self._opened, found.key, found.manifest_bytes)
 
-    def verify(self, *, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    def verify(
+        self,
+        *,
+        deep: bool = False,
+        signed_by: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> VerifyReport:
         """Check that every step has all it needs; ``deep`` also decodes every record.
 
         Reports what is wrong and which steps and tensors it concerns; raises only where the store cannot be listed.
 
         Args:
+            signed_by: the file of a public key that must have signed every step.
             progress: called with the steps done and the steps in all.
         """
-        return verify_store(self._opened, deep=deep, threads=default_threads(), progress=progress)
+        trusted = None if signed_by is None else TrustedKey.read(signed_by)
+        return verify_store(self._opened, deep=deep, trusted=trusted, threads=default_threads(), progress=progress)
+
+    def protect(self, share: float = 0.05, *, progress: Callable[[int, int], None] | None = None) -> ProtectReport:
+        """Give every object that a step needs parity, from which damage to it can be repaired.
+
+        Args:
+            share: parity bytes for each byte of an object: up to about this share of it may be damaged.
+            progress: called with the objects done and the objects in all.
+
+        Raises:
+            InvalidArgumentError: a share that is not above 0 and at most 1.
+            MissingPackageError: ``zfec`` is not installed.
+        """
+        return protect_store(self._opened, share, threads=default_threads(), progress=progress)
+
+    def repair(
+        self,
+        *,
+        source: Store | None = None,
+        drop: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> RepairReport:
+        """Put damaged objects back as they were, from their parity or from another store.
+
+        Args:
+            source: a store that may have the same objects, such as a copy of this one.
+            drop: whether steps that cannot be repaired are removed.
+            progress: called with the steps done and the steps in all.
+        """
+        other = None if source is None else source.opened
+        return repair_store(self._opened, other=other, drop=drop, progress=progress)
+
+    def sign(self, key: str | os.PathLike[str]) -> list[str]:
+        """Sign every step that this key has not signed yet.
+
+        Args:
+            key: the file of a private key, as ``deltackpt keygen`` makes it.
+
+        Returns:
+            The steps signed now, as ``"BRANCH:STEP"``.
+
+        Raises:
+            InvalidArgumentError: the file is no key.
+            MissingPackageError: ``cryptography`` is not installed.
+        """
+        return [f"{step.branch}:{step.step}" for step in sign_steps(self._opened, SigningKey.read(key))[0]]
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"

@@ -19,8 +19,10 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidNameError",
     "MissingObjectError",
+    "MissingPackageError",
     "NotAStoreError",
     "ObjectExistsError",
+    "SignatureError",
     "StepExistsError",
     "StepNotFoundError",
     "StoreExistsError",
@@ -182,6 +184,13 @@ class IncompleteStepError(DeltackptError):
     exit_code = 24
 
 
+class SignatureError(DeltackptError):
+    """A step is not signed by the key that is trusted, or was changed after it was."""
+
+    kind = "signature"
+    exit_code = 25
+
+
 class UntrustedObjectError(DeltackptError):
     """Loading would unpickle bytes from a store; that has to be asked for."""
 
@@ -194,6 +203,13 @@ class UnsupportedDataError(DeltackptError, TypeError):
 
     kind = "unsupported-data"
     exit_code = 31
+
+
+class MissingPackageError(DeltackptError, ImportError):
+    """What was asked for needs a package that is not installed."""
+
+    kind = "missing-package"
+    exit_code = 32
 
 
 class BackendError(DeltackptError, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,8 @@ from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
 from deltackpt.cli.text import count, format_size
-from deltackpt.errors import CorruptObjectError
+from deltackpt.errors import CorruptObjectError, InvalidArgumentError, SignatureError
+from deltackpt.pipeline.repair import RepairReport
 from deltackpt.pipeline.verify import Problem, VerifyReport
 
 __all__ = ["EXAMPLE", "NAME", "command"]
@@ -28,18 +30,37 @@ def command(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also read every pack and decode every record that a step needs.")
     ] = False,
+    signed_by: Annotated[
+        Path | None, typer.Option("--signed-by", metavar="FILE", help="Every step must be signed with this public key.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First put damaged objects back as they were, from parity or --from.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="STORE", help="A store to take whole objects from, such as a copy.")
+    ] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Remove the steps that --repair cannot repair.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check that every step has all it needs; with --deep, that all of it is what was written.
 
     Where something is wrong, the exit code is 20, and what is listed says which steps and tensors it concerns.
     """
+    if (source is not None or drop) and not repair:
+        raise InvalidArgumentError("--from and --drop are for --repair", hint="add --repair")
     output = Output(as_json)
     opened = Store.open(store)
+    repaired: RepairReport | None = None
+    if repair:
+        other = None if source is None else Store.open(source)
+        with output.progress("repairing steps") as tick:
+            repaired = opened.repair(source=other, drop=drop, progress=tick)
+        if not output.json:
+            _print_repair(output, repaired)
     with output.progress("verifying steps") as tick:
-        report = opened.verify(deep=deep, progress=tick)
+        report = opened.verify(deep=deep, signed_by=signed_by, progress=tick)
     if output.json:
-        output.document(_document(opened.url, deep, report))
+        output.document(_document(opened.url, deep, report, repaired))
     else:
         _print(output, deep, report)
     if not report.ok:
@@ -52,7 +73,29 @@ def _split(affected: str) -> tuple[str, str | None]:
     return step, fqn or None
 
 
-def _document(url: str, deep: bool, report: VerifyReport) -> dict[str, object]:
+def _print_repair(output: Output, report: RepairReport) -> None:
+    """What was repaired, what was not, and what that cost."""
+    for done in report.repaired:
+        how = "from another store" if done.source == "copy" else f"from parity, {count(done.sectors, 'sector')} rebuilt"
+        output.line(f"repaired {done.key} {how}")
+    for lost in report.lost:
+        output.line(f"cannot repair {lost.key}: {lost.reason}; needed by {_few(lost.steps, _STEPS_SHOWN)}", "bold red")
+    for step in report.dropped:
+        output.line(f"removed step {step}")
+    if not report.repaired and not report.lost:
+        output.line(f"{count(report.checked, 'object')} read, nothing to repair")
+
+
+def _repair_document(report: RepairReport) -> dict[str, object]:
+    return {
+        "checked": report.checked,
+        "repaired": [{"key": done.key, "source": done.source, "sectors": done.sectors} for done in report.repaired],
+        "lost": [{"key": lost.key, "reason": lost.reason, "steps": list(lost.steps)} for lost in report.lost],
+        "dropped": list(report.dropped),
+    }
+
+
+def _document(url: str, deep: bool, report: VerifyReport, repaired: RepairReport | None) -> dict[str, object]:
     return {
         "url": url,
         "deep": deep,
@@ -72,6 +115,7 @@ def _document(url: str, deep: bool, report: VerifyReport) -> dict[str, object]:
             }
             for problem in report.problems
         ],
+        "repair": None if repaired is None else _repair_document(repaired),
     }
 
 
@@ -107,7 +151,13 @@ def _print(output: Output, deep: bool, report: VerifyReport) -> None:
     )
     output.line()
     output.line(f"{count(len(report.problems), 'problem')}; what is not listed can be read", "bold red")
-    output.error_line("hint", "get the objects back from a copy of the store, or save the affected steps anew", "bold")
+    output.error_line("hint", _hint(report), "bold")
+
+
+def _hint(report: VerifyReport) -> str:
+    if all(problem.kind == SignatureError.kind for problem in report.problems):
+        return "the owner of the key signs steps with `deltackpt sign`; what was changed by others is not to be trusted"
+    return "`--repair` puts objects back from parity, `--repair --from COPY` from a copy of the store"
 
 
 def _summary(problem: Problem) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "MAX_GENERATION",
     "MAX_STEP",
     "PACKS",
+    "PARITY",
     "READER_PY",
     "README_TXT",
     "STORE_JSON",
@@ -23,9 +24,11 @@ __all__ = [
     "index_key",
     "manifest_key",
     "pack_key",
+    "parity_key",
     "parse_index_key",
     "parse_manifest_key",
     "parse_pack_key",
+    "parse_parity_key",
     "step_prefix",
 ]
 
@@ -35,6 +38,7 @@ READER_PY = "reader.py"
 MANIFESTS = "manifests/"
 PACKS = "packs/"
 INDEXES = "indexes/"
+PARITY = "parity/"
 
 MAX_STEP = 10**12 - 1
 MAX_GENERATION = 10**6 - 1
@@ -138,3 +142,15 @@ def parse_index_key(key: str) -> bytes | None:
     """The BLAKE3 that an index object's key names, or None for other keys."""
     found = _INDEX_RE.fullmatch(key)
     return None if found is None else bytes.fromhex(found[1])
+
+
+def parity_key(key: str) -> str:
+    """The key of the parity object of the pack, index object or manifest that is at ``key``."""
+    return f"{PARITY}{key}"
+
+
+def parse_parity_key(key: str) -> str | None:
+    """The key of the object that a parity object protects, or None for other keys."""
+    name = key.removeprefix(PARITY)
+    known = name != key and (parse_pack_key(name) or parse_index_key(name) or parse_manifest_key(name))
+    return name if known else None

@@ -17,6 +17,8 @@ from deltackpt.store.base import RecordRef, index_lookup
 from deltackpt.store.catalog import VisibleStep, visible_steps
 from deltackpt.store.closure import find_closure
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.signing import check_signature
+from deltackpt.store.signing_keys import TrustedKey
 
 __all__ = ["Problem", "VerifyReport", "verify_store"]
 
@@ -82,11 +84,19 @@ class _Findings:
         return tuple(Problem(*place, tuple(affected)) for place, affected in self.found.items())
 
 
-def verify_store(store: OpenStore, *, deep: bool, threads: int, progress: Progress | None = None) -> VerifyReport:
+def verify_store(
+    store: OpenStore,
+    *,
+    deep: bool,
+    threads: int,
+    trusted: TrustedKey | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
     """Check every visible step, from what the backend holds now: nothing that ``store`` remembers is trusted.
 
     Args:
         deep: also hash every pack and decode every record that a step needs.
+        trusted: whose signature every step must have.
         progress: called with the steps done and the steps in all.
     """
     store = OpenStore(store.backend, store.config)
@@ -98,6 +108,8 @@ def verify_store(store: OpenStore, *, deep: bool, threads: int, progress: Progre
     hashed: set[str] = set()
     for number, step in enumerate(steps):
         name = f"{step.key.branch}:{step.key.step}"
+        if trusted is not None:
+            _check_signature(store, step, trusted, findings, name)
         manifest = _read_manifest(store, step, findings, name)
         if manifest is not None:
             listed.update(_check_objects(store, manifest, sizes, findings, name))
@@ -124,6 +136,13 @@ def _read_manifest(store: OpenStore, step: VisibleStep, findings: _Findings, nam
     except DeltackptError as error:
         findings.add(error, name)
         return None
+
+
+def _check_signature(store: OpenStore, step: VisibleStep, trusted: TrustedKey, findings: _Findings, name: str) -> None:
+    try:
+        check_signature(store, step.key, trusted)
+    except DeltackptError as error:
+        findings.add(error, name)
 
 
 def _check_objects(

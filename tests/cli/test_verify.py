@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -114,3 +115,34 @@ def test_many_affected_tensors_are_counted(cli: Run, store: Path) -> None:
     assert "main:100" in out
     assert "tuned:250" in out
     assert max(len(line) for line in out.splitlines()) < 500
+
+
+def test_repair_from_a_copy_and_what_stays_lost(cli: Run, store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "copy"))
+    whole = pack_of(store, 100, "model").read_bytes()
+    flip(pack_of(store, 100, "model"), 70)
+    without = cli("verify", store, "--repair")
+    assert without.code == 20
+    assert "cannot repair packs/" in without.out
+    assert "main:100" in without.out
+    repaired = cli("verify", store, "--deep", "--repair", "--from", copy)
+    assert repaired.code == 0
+    assert "from another store" in repaired.out
+    assert pack_of(store, 100, "model").read_bytes() == whole
+
+
+def test_options_of_repair_alone_are_refused(cli: Run, store: Path) -> None:
+    for arguments in (["--drop"], ["--from", store]):
+        ran = cli("verify", store, *arguments)
+        assert ran.code == 2
+        assert "add --repair" in ran.err
+
+
+def test_unsigned_steps_are_problems(cli: Run, store: Path, tmp_path: Path) -> None:
+    assert cli("keygen", tmp_path / "lab.key").code == 0
+    ran = cli("verify", store, "--signed-by", tmp_path / "lab.key.pub")
+    assert ran.code == 20
+    assert "this key has not signed the step" in ran.out
+    assert cli("sign", store, "--key", tmp_path / "lab.key").code == 0
+    assert cli("verify", store, "--signed-by", tmp_path / "lab.key.pub").code == 0
+    assert cli("sign", store, "--key", tmp_path / "lab.key.pub").code == 2
