@@ -34,7 +34,10 @@ def command(
         Path | None, typer.Option("--signed-by", metavar="FILE", help="Every step must be signed with this public key.")
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="First put damaged objects back as they were, from parity or --from.")
+        bool,
+        typer.Option(
+            "--repair", help="First put damaged objects back as they were, from parity or --from; then --deep."
+        ),
     ] = False,
     source: Annotated[
         str | None, typer.Option("--from", metavar="STORE", help="A store to take whole objects from, such as a copy.")
@@ -51,6 +54,7 @@ def command(
     output = Output(as_json)
     opened = Store.open(store)
     repaired: RepairReport | None = None
+    deep = deep or repair
     if repair:
         other = None if source is None else Store.open(source)
         with output.progress("repairing steps") as tick:

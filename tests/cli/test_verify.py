@@ -34,6 +34,7 @@ def test_the_document_says_what_the_library_says(cli: Run, saved_store: Path) ->
         "records": report.records,
         "unreferenced_bytes": 0,
         "problems": [],
+        "repair": None,
     }
     shallow = cli("verify", saved_store, "--json").document
     assert (shallow["deep"], shallow["records"]) == (False, 0)
