@@ -34,13 +34,16 @@ def chunk_box(chunk: ChunkStorageMetadata) -> Box:
     return Box(tuple(chunk.offsets), tuple(chunk.sizes))
 
 
-def classify_entries(paths: Mapping[str, tuple[Path | None, bool]]) -> dict[str, tuple[str, str]]:
-    """FQN to (artifact, role); ``paths`` gives for each FQN its place in the state and whether it is a tensor."""
-    artifacts = classify_all(paths)
-    return {
-        fqn: (artifacts[fqn], role_of(path if path is not None else tuple(fqn.split(".")), artifacts[fqn]))
-        for fqn, (path, _) in paths.items()
-    }
+def classify_entries(paths: Mapping[str, Path], is_tensor: Mapping[str, bool]) -> dict[str, tuple[str, str]]:
+    """FQN to (artifact, role), for all that either argument names: the rest of a state says what a part of it is.
+
+    Args:
+        paths: the places in the state, as far as they are known.
+        is_tensor: for each entry, whether it is a tensor.
+    """
+    names = dict.fromkeys([*paths, *is_tensor])
+    artifacts = classify_all({fqn: (paths.get(fqn), is_tensor.get(fqn, False)) for fqn in names})
+    return {fqn: (artifacts[fqn], role_of(paths.get(fqn, tuple(fqn.split("."))), artifacts[fqn])) for fqn in names}
 
 
 def planned_entries(
@@ -58,10 +61,7 @@ def planned_entries(
     """
     paths = places(metadata.planner_data)
     kinds = classify_entries(
-        {
-            fqn: (paths.get(fqn), isinstance(stored, TensorStorageMetadata))
-            for fqn, stored in metadata.state_dict_metadata.items()
-        }
+        paths, {fqn: isinstance(stored, TensorStorageMetadata) for fqn, stored in metadata.state_dict_metadata.items()}
     )
     planned = []
     for fqn, stored in metadata.state_dict_metadata.items():

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItemType
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from deltackpt._version import __version__
 from deltackpt.api import Store
 from deltackpt.dcp.arguments import CheckpointId, as_metric, check_step, check_threads, step_of_id
-from deltackpt.dcp.entries import classify_entries, places, planned_entries
+from deltackpt.dcp.entries import places, planned_entries
 from deltackpt.dcp.items import PlanResolver
+from deltackpt.dcp.plans import labels_of, with_held, without_caching
 from deltackpt.dcp.portable import portable, portable_errors
+from deltackpt.dcp.replicas import share_out
 from deltackpt.dcp.results import encodings, receipts, write_results
 from deltackpt.errors import InvalidArgumentError, StepExistsError
 from deltackpt.format.keys import StepKey, check_branch
@@ -149,16 +151,22 @@ class DeltaStorageWriter(StorageWriter):
             )
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Nothing to add: what a save needs, each rank finds out for itself.
+        """Tell the coordinator what this rank holds: of what several do, it chooses who writes it.
 
         Raises:
             UnsupportedDataError: the planner describes the state in a way that a manifest cannot record.
         """
         places(plan.planner_data)
-        return plan
+        return with_held(plan)
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        return plans
+        """Have each weight written by the rank that writes its moments, and tell all ranks what their items are.
+
+        Nothing that differs from step to step goes into plans: DCP may keep them.
+        """
+        with portable_errors():
+            whole = without_caching(plans)
+            return plans if whole is None else share_out(whole)
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's part. Errors fail the future; nothing is visible before :meth:`finish`."""
@@ -223,11 +231,8 @@ class DeltaStorageWriter(StorageWriter):
     def _write(self, save: _Save, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
         if not plan.items:
             return []
-        # DCP gives each item to one rank only. What the whole state looks like tells where an item belongs.
         paths = places(plan.planner_data)
-        tensors = {item.index.fqn for item in plan.items if item.type != WriteItemType.BYTE_IO}
-        names = dict.fromkeys([*paths, *(item.index.fqn for item in plan.items)])
-        kinds = classify_entries({fqn: (paths.get(fqn), fqn in tensors) for fqn in names})
+        kinds = labels_of(plan)
         resolver = PlanResolver(planner)
         items, described = [], []
         for write_item in plan.items:

@@ -187,6 +187,9 @@ def test_parts_that_only_some_ranks_have(ranks: Ranks, shared_store: Store) -> N
     for rank in (0, 1):
         assert torch.equal(step.tensor(f"custom.moments.w{rank}"), torch.full((5,), float(rank)))
     assert {entry.artifact for entry in step.entries()} == {"optim"}
+    # The second rank, which does not see that it is an optimizer's, packs its part as such all the same.
+    indexes = [shared_store.opened.index(entry.object) for entry in step.manifest.indexes]
+    assert {pack.artifact for index in indexes for pack in index.location.packs} == {"optim"}
 
 
 def test_saves_that_leave_the_group_out(ranks: Ranks, shared_store: Store) -> None:

@@ -37,10 +37,7 @@ def items_of(state: State, *, paths: bool = True) -> list[SaveItem]:
     """The tensors of a state as a save gets them, in the order of the state."""
     flat, places = flatten_state_dict(dict(state))
     tensors = {fqn: value for fqn, value in flat.items() if isinstance(value, torch.Tensor)}
-    known: dict[str, tuple[Place | None, bool]] = {
-        fqn: (places[fqn] if paths else None, fqn in tensors) for fqn in flat
-    }
-    kinds = classify_entries(known)
+    kinds = classify_entries(places if paths else {}, {fqn: fqn in tensors for fqn in flat})
     return [
         SaveItem(
             fqn,
