@@ -38,7 +38,7 @@ def trained(count: int) -> list[State]:
     torch.manual_seed(4)
     model = Tied()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    states = []
+    states: list[State] = []
     for _ in range(count):
         tokens = torch.randint(0, 512, (64,))
         optimizer.zero_grad()

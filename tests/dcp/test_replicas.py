@@ -113,8 +113,8 @@ def plan_of(names: dict[str, tuple[int, ...]], offset: int = 0) -> SavePlan:
 
 
 def adam(*names: str) -> dict[str, tuple[int, ...]]:
-    found = {f"model/{name}": (8, 8) for name in names}
-    return found | {f"optim/state/{name}/{moment}": (8, 8) for name in names for moment in ("exp_avg", "exp_avg_sq")}
+    moments = [f"optim/state/{name}/{moment}" for name in names for moment in ("exp_avg", "exp_avg_sq")]
+    return dict.fromkeys([*(f"model/{name}" for name in names), *moments], (8, 8))
 
 
 def only(plan: SavePlan, *numbers: int) -> SavePlan:
