@@ -13,7 +13,9 @@ __all__ = [
     "BackendError",
     "CommitConflictError",
     "CorruptObjectError",
+    "DamagedFileError",
     "DeltackptError",
+    "IncompleteCheckpointError",
     "IncompleteSaveError",
     "IncompleteStepError",
     "InvalidArgumentError",
@@ -31,6 +33,7 @@ __all__ = [
     "TransientBackendError",
     "TruncatedObjectError",
     "UnknownVersionError",
+    "UnsafeFileError",
     "UnsupportedDataError",
     "UntrustedObjectError",
 ]
@@ -210,6 +213,27 @@ class MissingPackageError(DeltackptError, ImportError):
 
     kind = "missing-package"
     exit_code = 32
+
+
+class DamagedFileError(DeltackptError):
+    """A file to be imported is truncated or damaged: it contradicts itself. Nothing of its step was committed."""
+
+    kind = "damaged-file"
+    exit_code = 33
+
+
+class UnsafeFileError(DeltackptError):
+    """A file to be imported is built to do harm: a bomb, a name that leaves its folder. Nothing was committed."""
+
+    kind = "unsafe-file"
+    exit_code = 34
+
+
+class IncompleteCheckpointError(DeltackptError):
+    """A checkpoint to be imported lacks files that a complete one of its layout has, and that was not to be."""
+
+    kind = "incomplete-checkpoint"
+    exit_code = 35
 
 
 class BackendError(DeltackptError, OSError):

@@ -157,11 +157,11 @@ class _Resolver:
 
 def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repeat | None:
     """What the block is a duplicate of. Equal addresses are only a hint: what counts is that bytes were compared."""
-    for block in taken.task.reusable:
-        if block.address == taken.address:
-            stored = bases.read(block)
-            if stored is not None and np.array_equal(stored, taken.data):
-                return StoredBlock(block.ref)
+    block = taken.task.reusable.get(taken.address)
+    if block is not None:
+        stored = bases.read(block)
+        if stored is not None and np.array_equal(stored, taken.data):
+            return StoredBlock(block.ref)
     if taken.first is not None:
         number, first = taken.first
         if np.array_equal(first.item.read(first.box), taken.data):

@@ -27,6 +27,8 @@ class SaveItem:
         box: where it lies in its tensor.
         artifact, role: see the vocabulary in ``docs/architecture.md``.
         place: its place in the nested state; ``(fqn,)`` where that is not known.
+        block_elements: the most elements of its blocks; None: as the store's options say.
+        moves: whether its content may lie elsewhere in its tensor than in the step before, as chunks of a file do.
         read: gives the bytes of a box inside ``box`` (global coordinates) as a new 1-D array that nobody else changes.
     """
 
@@ -38,3 +40,5 @@ class SaveItem:
     role: str
     place: Place
     read: Callable[[Box], NDArray[np.uint8]]
+    block_elements: int | None = None
+    moves: bool = False

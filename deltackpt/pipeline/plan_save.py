@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deltackpt.format.record import Need, Tile
@@ -29,7 +29,8 @@ class BlockTask:
         item: the shard it belongs to.
         box: where it lies in its tensor.
         twin: the base's block of the same box, if there is one.
-        reusable: the base's blocks that may be referred to where one is equal; a key step reuses key records only.
+        reusable: the base's blocks that may be referred to where one is equal, by address; a key step reuses key
+            records only.
         bases: the base's blocks to predict from; empty where no delta may be written.
         partners: the blocks of its group that it may be predicted from.
     """
@@ -37,7 +38,7 @@ class BlockTask:
     item: SaveItem
     box: Box
     twin: BaseBlock | None
-    reusable: tuple[BaseBlock, ...]
+    reusable: Mapping[bytes, BaseBlock]
     bases: tuple[BaseBlock, ...]
     partners: Partners
 
@@ -70,6 +71,7 @@ def _order(group: ItemGroup) -> tuple[str, str, tuple[int, ...]]:
 def _plan_group(
     group: ItemGroup, base: BaseView | None, chain: Chain, block_elements: int, max_depth: int
 ) -> GroupPlan:
+    block_elements = group.items[0].block_elements or block_elements
     boxes = cut(group.items[0].box, block_elements)
     return GroupPlan(
         group.items,
@@ -93,10 +95,13 @@ def _task(
     partners: Partners,
 ) -> BlockTask:
     if base is None:
-        return BlockTask(item, box, None, (), (), partners)
+        return BlockTask(item, box, None, {}, (), partners)
+    if item.moves:
+        anywhere = base.by_address(item.fqn, item.kind, item.dtype.code, key_only=not chain.delta)
+        return BlockTask(item, box, None, anywhere, (), partners)
     found = base.blocks(item.fqn, item.kind, item.dtype.code, box)
     twin = found[0] if len(found) == 1 and found[0].box == box else None
-    reusable = tuple(block for block in found if chain.delta or block.is_key)
+    reusable = {block.address: block for block in found if chain.delta or block.is_key}
     if not chain.delta or item.kind == "object":
         return BlockTask(item, box, twin, reusable, (), partners)
     bases = tuple(block for block in found if block.depth < max_depth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,7 @@ class BaseView:
         self._entries = {entry.fqn: number for number, entry in enumerate(manifest.entries)}
         self._placed: dict[int, _Placed] = {}
         self._closure = frozenset(entry.identity for entry in manifest.indexes)
+        self._by_address: dict[tuple[str, str, int, bool], Mapping[bytes, BaseBlock]] = {}
         self._key_rows: dict[bytes, NDArray[np.bool_]] = {}
         self._sound: set[bytes] = set()
         self._broken: set[bytes] = set()
@@ -137,6 +138,16 @@ class BaseView:
             return []
         found = [self._block(place, other) for other, place in self._blocks_of(number, entry).overlapping(box)]
         return [block for block in found if block is not None]
+
+    def by_address(self, fqn: str, kind: str, dtype: int, *, key_only: bool) -> Mapping[bytes, BaseBlock]:
+        """All blocks of an entry by their address, wherever they lie in it; only those with key records if so asked."""
+        place = (fqn, kind, dtype, key_only)
+        if place not in self._by_address:
+            number = self._entries.get(fqn)
+            entry = None if number is None else self.manifest.entries[number]
+            blocks = () if entry is None else self.blocks(fqn, kind, dtype, Box.whole(entry.shape))
+            self._by_address[place] = {b.address: b for b in blocks if b.is_key or not key_only}
+        return self._by_address[place]
 
     def _blocks_of(self, number: int, entry: Entry) -> _Placed:
         if number not in self._placed:
