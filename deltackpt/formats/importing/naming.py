@@ -65,6 +65,10 @@ class Names:
     def __init__(self) -> None:
         self._given: set[str] = set()
 
+    def has(self, name: str) -> bool:
+        """Whether the name is taken."""
+        return name in self._given
+
     def give(self, wanted: str) -> str:
         """The name, with a number added where it is taken."""
         name, number = wanted, 2
@@ -89,23 +93,38 @@ def artifact_of_path(path: str) -> str:
     return path
 
 
-def name_tensors(places: Sequence[Place], naming: FileNaming, names: Names) -> list[Named]:
+def name_tensors(places: Sequence[tuple[Place, str]], path: str, naming: FileNaming, names: Names) -> list[Named]:
     """The names of the tensors of one file, in their order.
 
     Args:
-        places: where each is in the file's value.
+        places: where each is in the file's value, and what to add to its name.
+        path: of the file; its tensors' names begin with it where another file has taken one of them.
         names: those given in the step so far; the new ones are added.
     """
-    artifacts = _artifacts(places, naming)
-    found = []
-    for place, artifact in zip(places, artifacts, strict=True):
-        rest = place if naming.artifact is not None else place[marker_end(place, artifact) :]
-        path = (artifact, *rest)
-        dotted = ".".join(str(part) for part in path)
-        fqn = names.give(f"{naming.part}/{dotted}" if naming.part else dotted)
-        role = "master" if artifact == "optim" and not _MASTERS.isdisjoint(map(str, rest)) else role_of(path, artifact)
-        found.append(Named(fqn, artifact, role, _partner_place(path, naming.part), path))
-    return found
+    artifacts = _artifacts([place for place, _ in places], naming)
+    paths = [
+        (artifact, *(place if naming.artifact is not None else place[marker_end(place, artifact) :]))
+        for (place, _), artifact in zip(places, artifacts, strict=True)
+    ]
+    dotted = [_dotted(found) + suffix for found, (_, suffix) in zip(paths, places, strict=True)]
+    part = naming.part
+    if not part and any(names.has(name) for name in dotted):
+        part = path
+    prefix = f"{part}/" if part else ""
+    return [
+        Named(names.give(prefix + name), artifact, _role(found, artifact), _partner_place(found, part), found)
+        for name, found, artifact in zip(dotted, paths, artifacts, strict=True)
+    ]
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(str(part) for part in place)
+
+
+def _role(path: Place, artifact: str) -> str:
+    if artifact == "optim" and not _MASTERS.isdisjoint(map(str, path)):
+        return "master"
+    return role_of(path, artifact)
 
 
 def _artifacts(places: Sequence[Place], naming: FileNaming) -> list[str]:

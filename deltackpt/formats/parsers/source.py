@@ -16,35 +16,36 @@ __all__ = ["SourceFile"]
 
 
 class SourceFile:
-    """A regular file, open for reading; safe to use from many threads.
+    """A regular file; safe to read from many threads. It is open only within ``with`` or during a read.
 
     Args:
         path: where it is; links are followed.
 
     Raises:
-        BackendError: it cannot be opened.
+        BackendError: it cannot be looked at.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with os_errors("read the file", str(path)):
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.stat = os.fstat(self._descriptor)
+            self.stat = path.stat()
         self.size = self.stat.st_size
+        self._descriptor: int | None = None
 
     def __enter__(self) -> SourceFile:
+        self._descriptor = self._open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
-    def close(self) -> None:
-        """Close it; what was read stays valid."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def _open(self) -> int:
+        with os_errors("read the file", str(self.path)):
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def array(self, start: int, length: int) -> NDArray[np.uint8]:
         """Bytes ``[start, start + length)`` as a new array.
@@ -60,24 +61,34 @@ class SourceFile:
                 hint="the file is truncated or damaged; copy it again",
             )
         data = np.empty(length, dtype=np.uint8)
-        view = data.data
+        descriptor = self._descriptor
+        if descriptor is not None:
+            self._fill(descriptor, data.data, start)
+            return data
+        descriptor = self._open()
+        try:
+            self._fill(descriptor, data.data, start)
+        finally:
+            os.close(descriptor)
+        return data
+
+    def _fill(self, descriptor: int, view: memoryview, start: int) -> None:
         done = 0
-        while done < length:
+        while done < len(view):
             with os_errors("read the file", str(self.path)):
-                count = os.preadv(self._descriptor, [view[done:]], start + done)
+                count = os.preadv(descriptor, [view[done:]], start + done)
             if count == 0:
                 raise DamagedFileError(
                     "the file became shorter while it was read", where=str(self.path), offset=start + done
                 )
             done += count
-        return data
 
     def bytes(self, start: int, length: int) -> bytes:
         """The same, as bytes."""
         return self.array(start, length).tobytes()
 
     def is_unchanged(self) -> bool:
-        """Whether the path still names this file, with the size and time of change that it was opened with."""
+        """Whether the path still names this file, with the size and time of change that it had at first."""
         try:
             now = self.path.stat()
         except OSError:

@@ -38,6 +38,13 @@ _STORAGES: Final = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
+_QUANTIZED: Final = {
+    "QInt8Storage": 1,
+    "QUInt8Storage": 1,
+    "QInt32Storage": 4,
+    "QUInt4x2Storage": 1,
+    "QUInt2x4Storage": 1,
+}
 # The position of (storage, offset, shape, strides) and of an explicit dtype among the arguments.
 _REBUILDS: Final = {"_rebuild_tensor": None, "_rebuild_tensor_v2": None, "_rebuild_tensor_v3": 6}
 
@@ -51,11 +58,13 @@ class StoredStorage:
     Attributes:
         key: its name in the file.
         dtype: of its elements; None for one that cannot be stored as a tensor (quantized types).
+        itemsize: bytes of one element; None where the type is unknown.
         numel: how many elements the pickle says it has; for an untyped storage, bytes.
     """
 
     key: str
     dtype: DType | None
+    itemsize: int | None
     numel: int
 
 
@@ -151,7 +160,10 @@ def _as_storage(node: Value) -> StoredStorage | None:
     if not isinstance(kind, Global) or not isinstance(key, (str, int)) or not _is_count(numel):
         return None
     name = _STORAGES.get(kind.name)
-    return StoredStorage(str(key), None if name is None else _BY_TORCH_NAME[name], numel)
+    if name is None:
+        return StoredStorage(str(key), None, _QUANTIZED.get(kind.name), numel)
+    dtype = _BY_TORCH_NAME[name]
+    return StoredStorage(str(key), dtype, dtype.itemsize, numel)
 
 
 def _is_count(value: Value) -> bool:

@@ -1,0 +1,54 @@
+"""One pass over the bytes of a file: its own hash, and the checksums that it keeps of its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from deltackpt.errors import DamagedFileError
+from deltackpt.formats.parsers.found import Check
+from deltackpt.formats.parsers.source import SourceFile
+
+__all__ = ["scan"]
+
+_PIECE: Final = 4 << 20
+
+
+def scan(file: SourceFile, checks: Sequence[Check], progress: Callable[[int], None]) -> str:
+    """The SHA-256 of a file in hexadecimal digits.
+
+    One core takes about 0.9 ns a byte for the hash and 0.5 ns for CRC-32.
+
+    Args:
+        checks: in the order of the file; none overlaps another.
+        progress: called with the number of bytes of each piece that was read.
+
+    Raises:
+        DamagedFileError: a part has another checksum than the file says.
+    """
+    whole = hashlib.sha256()
+    waiting = list(reversed(checks))
+    crc = 0
+    with file:
+        for start in range(0, file.size, _PIECE):
+            piece = file.array(start, min(_PIECE, file.size - start)).data
+            whole.update(piece)
+            while waiting and waiting[-1].start < start + len(piece):
+                check = waiting[-1]
+                end = check.start + check.length
+                crc = zlib.crc32(piece[max(0, check.start - start) : end - start], crc)
+                if end > start + len(piece):
+                    break
+                if crc != check.crc32:
+                    raise DamagedFileError(
+                        f"{check.what} has another checksum than the file says",
+                        where=str(file.path),
+                        offset=check.start,
+                        hint="the file is damaged; copy it again",
+                    )
+                waiting.pop()
+                crc = 0
+            progress(len(piece))
+    return whole.hexdigest()

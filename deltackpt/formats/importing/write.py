@@ -1,0 +1,202 @@
+"""Examined files -> a step: its items, its entries, the write and the commit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltackpt._version import __version__
+from deltackpt.errors import DamagedFileError
+from deltackpt.format.keys import StepKey
+from deltackpt.format.manifest import Entry, ManifestHeader, Metric
+from deltackpt.formats.importing.examine import ExaminedFile, NamedRegion
+from deltackpt.formats.recipe import FILE, FILE_ROLE, encode_info
+from deltackpt.pipeline.items import SaveItem
+from deltackpt.pipeline.save import SaveSettings, write_items
+from deltackpt.store.base_cache import BaseCache
+from deltackpt.store.commit import PlannedEntry, StepDraft, commit_step
+from deltackpt.store.opened import OpenStore
+from deltackpt.tensor.box import Box
+from deltackpt.tensor.dtypes import by_name
+
+__all__ = ["write_step"]
+
+_BYTES: Final = by_name("uint8")
+
+Bytes = NDArray[np.uint8]
+
+
+def write_step(
+    store: OpenStore,
+    key: StepKey,
+    files: Sequence[ExaminedFile],
+    *,
+    metrics: Mapping[str, Metric],
+    writer: Mapping[str, str | int | float],
+    settings: SaveSettings,
+    cache: BaseCache,
+    progress: Callable[[int], None],
+) -> ManifestHeader:
+    """Store files as a step and commit it.
+
+    Args:
+        key: with the generation that was free when the import of the step began.
+        progress: called with the number of bytes of each block that was taken from a file.
+
+    Raises:
+        DamagedFileError: a file changed since it was examined; nothing is visible.
+        CommitConflictError: somebody else committed the step meanwhile.
+    """
+    items: list[SaveItem] = []
+    entries: list[PlannedEntry] = []
+    for file in files:
+        for tensor in file.tensors:
+            items.append(_tensor_item(file, tensor, progress))
+            entries.append(_tensor_entry(tensor, store.options.block_elements))
+        _add_file(file, items, entries, progress)
+    receipt = write_items(store, items, branch=key.branch, step=key.step, writer=0, settings=settings, cache=cache)
+    for file in files:
+        if not file.file.is_unchanged():
+            raise DamagedFileError(
+                "the file changed while it was imported",
+                where=str(file.file.path),
+                hint="import it when nobody writes to it any more; nothing of this step was committed",
+            )
+    about = {"deltackpt": __version__, "files": len(files), **writer}
+    return commit_step(store, StepDraft(key, entries, metrics, about), [receipt])
+
+
+def _tensor_item(file: ExaminedFile, tensor: NamedRegion, progress: Callable[[int], None]) -> SaveItem:
+    region, named = tensor.region, tensor.named
+    item = region.dtype.itemsize
+    strides = [math.prod(region.shape[d + 1 :]) for d in range(len(region.shape))]
+
+    def read(box: Box) -> Bytes:
+        first = sum(offset * stride for offset, stride in zip(box.offsets, strides, strict=True))
+        length = box.numel * item
+        # Blocks of a whole tensor are rows of it, one after another.
+        data = file.file.array(region.start + first * item, length)
+        progress(length)
+        return data
+
+    box = Box.whole(region.shape)
+    return SaveItem(named.fqn, "tensor", region.dtype, box, named.artifact, named.role, named.place, read)
+
+
+def _tensor_entry(tensor: NamedRegion, block_elements: int) -> PlannedEntry:
+    named, region = tensor.named, tensor.region
+    return PlannedEntry(
+        _entry(
+            named.fqn,
+            "tensor",
+            named.artifact,
+            named.role,
+            region.dtype.code,
+            block_elements,
+            region.shape,
+            path=named.path,
+        ),
+        (Box.whole(region.shape),),
+    )
+
+
+def _add_file(
+    file: ExaminedFile, items: list[SaveItem], entries: list[PlannedEntry], progress: Callable[[int], None]
+) -> None:
+    """The two entries of a file itself."""
+    body, info = file.body, file.info
+    chunks = tuple(Box((start,), (length,)) for start, length in body.chunks)
+
+    def read_body(box: Box) -> Bytes:
+        data = body.read(box)
+        progress(max(0, box.offsets[0] + box.sizes[0] - max(box.offsets[0], info.structure)))
+        return data
+
+    items.extend(
+        SaveItem(
+            info.body,
+            "tensor",
+            _BYTES,
+            chunk,
+            file.artifact,
+            FILE_ROLE,
+            (info.body,),
+            read_body,
+            block_elements=body.size,
+            moves=True,
+        )
+        for chunk in chunks
+    )
+    entries.append(
+        PlannedEntry(
+            _entry(info.body, "tensor", file.artifact, FILE_ROLE, _BYTES.code, body.size, (body.size,), len(chunks)),
+            chunks,
+        )
+    )
+    description = np.frombuffer(encode_info(info), dtype=np.uint8)
+    whole = Box.whole(description.shape)
+
+    def read_info(box: Box) -> Bytes:
+        return description[box.slices()].copy()
+
+    items.append(
+        SaveItem(
+            info.fqn,
+            "object",
+            _BYTES,
+            whole,
+            file.artifact,
+            FILE_ROLE,
+            (info.fqn,),
+            read_info,
+            block_elements=len(description),
+        )
+    )
+    entries.append(
+        PlannedEntry(
+            _entry(
+                info.fqn,
+                "object",
+                file.artifact,
+                FILE_ROLE,
+                _BYTES.code,
+                len(description),
+                description.shape,
+                encoding=FILE,
+            ),
+            (whole,),
+        )
+    )
+
+
+def _entry(
+    fqn: str,
+    kind: Literal["tensor", "object"],
+    artifact: str,
+    role: str,
+    dtype: int,
+    block_elements: int,
+    shape: tuple[int, ...],
+    shards: int = 1,
+    *,
+    path: tuple[str | int, ...] | None = None,
+    encoding: str = "",
+) -> Entry:
+    return Entry(
+        fqn=fqn,
+        kind=kind,
+        artifact=artifact,
+        role=role,
+        dtype=dtype,
+        block_elements=block_elements,
+        requires_grad=False,
+        pinned=False,
+        shape=shape,
+        shards=shards,
+        path=path,
+        encoding=encoding,
+    )
