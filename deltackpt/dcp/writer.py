@@ -29,6 +29,7 @@ from deltackpt.pipeline.save import SaveSettings, default_threads, write_items
 from deltackpt.store.base_cache import parse_base_memory, shared_cache
 from deltackpt.store.catalog import DEFAULT_BRANCH
 from deltackpt.store.commit import StepDraft, commit_step, next_generation
+from deltackpt.store.pending import Announcement
 
 __all__ = ["DeltaStorageWriter"]
 
@@ -40,18 +41,23 @@ class _Save:
     Attributes:
         key: the step, and in the coordinator the generation, to be committed.
         rank: this rank's number in the group that saves.
-        is_coordinator: whether this rank commits.
         meta: what DCP's metadata says of the storage.
+        announcement: the coordinator's, made before any rank writes.
         thread: the one that DCP runs the save in.
         running: whether another call is to come.
     """
 
     key: StepKey
     rank: int
-    is_coordinator: bool
     meta: StorageMeta
+    announcement: Announcement | None
     thread: threading.Thread
     running: bool = True
+
+    @property
+    def is_coordinator(self) -> bool:
+        """Whether this rank commits."""
+        return self.announcement is not None
 
 
 class DeltaStorageWriter(StorageWriter):
@@ -145,8 +151,8 @@ class DeltaStorageWriter(StorageWriter):
             self._save = _Save(
                 key=self._free_place(step) if is_coordinator else StepKey(self._branch, step, 1),
                 rank=int(kwargs.get("rank", 0)),
-                is_coordinator=is_coordinator,
                 meta=self.storage_meta(),
+                announcement=self._announce(step) if is_coordinator else None,
                 thread=threading.current_thread(),
             )
 
@@ -176,6 +182,8 @@ class DeltaStorageWriter(StorageWriter):
             future.set_result(self._write(save, plan, planner))
         except Exception as error:
             self._save = replace(save, running=False)
+            if save.announcement is not None:
+                save.announcement.withdraw()
             future.set_exception(portable(error))
         else:
             self._save = replace(save, running=save.is_coordinator)
@@ -200,6 +208,7 @@ class DeltaStorageWriter(StorageWriter):
                 entries=planned_entries(metadata, objects, opened.options.block_elements),
                 metrics=self._metrics,
                 writer={"deltackpt": __version__, "torch": str(torch.__version__), "world_size": len(results)},
+                pending=None if save.announcement is None else save.announcement.ticket,
             )
             commit_step(opened, draft, receipts(results))
         # With plan caching DCP hands the same Metadata to every save: give it a new dict, never change the old one.
@@ -227,6 +236,11 @@ class DeltaStorageWriter(StorageWriter):
                 hint="save another step, or pass overwrite=True to replace it",
             )
         return StepKey(self._branch, step, generation)
+
+    def _announce(self, step: int) -> Announcement:
+        announcement = Announcement(self._store.opened, self._branch, step)
+        announcement.claim()
+        return announcement
 
     def _write(self, save: _Save, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
         if not plan.items:

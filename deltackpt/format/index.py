@@ -44,12 +44,15 @@ class IndexHeader:
         branch, step: the step that was being saved.
         writer: number of the writer among those of the step.
         bases: every manifest through which this index names other indexes.
+        pending: the announcement of its writer, 32 hex digits; so no two index objects are the same. Empty where the
+            index was written without.
     """
 
     branch: str
     step: int
     writer: int
     bases: tuple[StepKey, ...]
+    pending: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,12 +164,14 @@ def decode_index(data: Buffer, *, source: str) -> Index:
 
 
 def _dump_header(header: IndexHeader) -> bytes:
-    value = {
+    value: dict[str, object] = {
         "branch": header.branch,
         "step": header.step,
         "writer": header.writer,
         "bases": [[key.branch, key.step, key.generation] for key in header.bases],
     }
+    if header.pending:
+        value["pending"] = header.pending
     return dump_json(value, Origin())
 
 
@@ -176,4 +181,5 @@ def _parse_header(fields: Fields) -> IndexHeader:
         step=fields.integer("step", 0, MAX_STEP),
         writer=fields.integer("writer"),
         bases=fields.step_keys("bases"),
+        pending=fields.text("pending") if "pending" in fields else "",
     )

@@ -135,6 +135,14 @@ class Fields:
             self.wrong(name, "a list")
         return value
 
+    def hex_list(self, name: str, digits: int) -> list[str]:
+        """A list of different texts of so many lower-case hex digits."""
+        values = self.items(name)
+        form = re.compile(f"[0-9a-f]{{{digits}}}")
+        if not all(isinstance(v, str) and form.fullmatch(v) for v in values) or len(set(values)) < len(values):
+            self.wrong(name, f"a list of different texts of {digits} hex digits")
+        return values
+
     def branch(self, name: str) -> str:
         """The name of a branch."""
         try:

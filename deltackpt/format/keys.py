@@ -9,27 +9,44 @@ from deltackpt.errors import InvalidArgumentError, InvalidNameError
 from deltackpt.format.hashing import DIGEST_BYTES
 
 __all__ = [
+    "BRANCHES",
     "INDEXES",
     "MANIFESTS",
+    "MARKS",
     "MAX_GENERATION",
     "MAX_STEP",
+    "NOTES",
     "PACKS",
     "PARITY",
+    "PENDING",
     "READER_PY",
     "README_TXT",
     "STORE_JSON",
+    "TAGS",
     "StepKey",
+    "branch_key",
     "branch_prefix",
     "check_branch",
+    "check_id",
+    "check_tag",
     "index_key",
     "manifest_key",
+    "mark_key",
+    "note_key",
+    "note_prefix",
     "pack_key",
     "parity_key",
+    "parse_branch_key",
+    "parse_id_key",
     "parse_index_key",
     "parse_manifest_key",
+    "parse_note_key",
     "parse_pack_key",
     "parse_parity_key",
+    "parse_tag_key",
+    "pending_key",
     "step_prefix",
+    "tag_key",
 ]
 
 STORE_JSON = "store.json"
@@ -39,6 +56,11 @@ MANIFESTS = "manifests/"
 PACKS = "packs/"
 INDEXES = "indexes/"
 PARITY = "parity/"
+PENDING = "pending/"
+MARKS = "marks/"
+TAGS = "tags/"
+BRANCHES = "branches/"
+NOTES = "notes/"
 
 MAX_STEP = 10**12 - 1
 MAX_GENERATION = 10**6 - 1
@@ -49,6 +71,10 @@ _BRANCH_RE = re.compile(_BRANCH)
 _MANIFEST_RE = re.compile(rf"manifests/({_BRANCH})/([0-9]{{12}})/([0-9]{{6}})")
 _PACK_RE = re.compile(r"packs/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _INDEX_RE = re.compile(r"indexes/([0-9a-f]{64})")
+_ID = r"[0-9a-f]{32}"
+_ID_RE = re.compile(_ID)
+_NAME_KEY_RE = re.compile(rf"(?:tags|branches)/({_BRANCH})")
+_NOTE_RE = re.compile(rf"notes/({_BRANCH})/([0-9]{{12}})/({_ID})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -154,3 +180,85 @@ def parse_parity_key(key: str) -> str | None:
     name = key.removeprefix(PARITY)
     known = name != key and (parse_pack_key(name) or parse_index_key(name) or parse_manifest_key(name))
     return name if known else None
+
+
+def check_tag(name: object) -> str:
+    """The name itself, if a tag may have it: the rule is that for branches.
+
+    Raises:
+        InvalidNameError: it is not.
+    """
+    if not isinstance(name, str) or _BRANCH_RE.fullmatch(name) is None:
+        raise InvalidNameError(
+            f"{name!r} cannot be a tag",
+            hint="use 1 to 128 letters, digits, '.', '_' or '-', starting with a letter, a digit or '_'",
+        )
+    return name
+
+
+def check_id(value: str) -> str:
+    """The id of a pending object, mark or note, if it is 32 hex digits.
+
+    Raises:
+        InvalidNameError: it is not.
+    """
+    if _ID_RE.fullmatch(value) is None:
+        raise InvalidNameError(f"{value!r} is not an id", hint="ids are 32 hex digits")
+    return value
+
+
+def pending_key(pending_id: str) -> str:
+    """The key of what a save announces."""
+    return PENDING + check_id(pending_id)
+
+
+def mark_key(mark_id: str) -> str:
+    """The key of a mark."""
+    return MARKS + check_id(mark_id)
+
+
+def parse_id_key(key: str, prefix: str) -> str | None:
+    """The id that the key of a pending object or mark names, or None for other keys."""
+    found = key.removeprefix(prefix)
+    return found if key.startswith(prefix) and _ID_RE.fullmatch(found) else None
+
+
+def tag_key(name: str) -> str:
+    """The key of a tag."""
+    return TAGS + check_tag(name)
+
+
+def branch_key(name: str) -> str:
+    """The key of the object that says where a branch starts."""
+    return BRANCHES + check_branch(name)
+
+
+def parse_tag_key(key: str) -> str | None:
+    """The name of a tag, or None for other keys."""
+    return _parse_name(key, TAGS)
+
+
+def parse_branch_key(key: str) -> str | None:
+    """The name of the branch whose start a key holds, or None for other keys."""
+    return _parse_name(key, BRANCHES)
+
+
+def _parse_name(key: str, prefix: str) -> str | None:
+    found = _NAME_KEY_RE.fullmatch(key)
+    return found[1] if found is not None and key.startswith(prefix) else None
+
+
+def note_prefix(branch: str, step: int) -> str:
+    """The prefix under which all notes on a step are."""
+    return NOTES + step_prefix(branch, step).removeprefix(MANIFESTS)
+
+
+def note_key(branch: str, step: int, note_id: str) -> str:
+    """The key of one note on a step."""
+    return note_prefix(branch, step) + check_id(note_id)
+
+
+def parse_note_key(key: str) -> tuple[str, int] | None:
+    """Branch and step that a note is on, or None for other keys."""
+    found = _NOTE_RE.fullmatch(key)
+    return None if found is None else (found[1], int(found[2]))

@@ -30,6 +30,7 @@ from deltackpt.format.vectors import Ints, int_column, starts_of, within
 from deltackpt.tensor.box import Box
 
 __all__ = [
+    "CHECKSUM_BYTES",
     "HEADER_PREFIX",
     "ArtifactTotals",
     "ClosureIndex",
@@ -50,7 +51,7 @@ MAGIC = b"DKMANI01"
 HEADER_PREFIX = 32
 _PREFIX = struct.Struct("<8sII4I")
 _SECTIONS = 4
-_CHECKSUM = 8
+CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +161,7 @@ def header_length(prefix: Buffer, *, source: str) -> int:
         raise CorruptObjectError(f"the manifest's header claims to have {length} bytes", where=source, offset=8)
     if sections != _SECTIONS:
         raise CorruptObjectError(f"the manifest has {sections} sections, not {_SECTIONS}", where=source, offset=12)
-    return HEADER_PREFIX + int(length) + _CHECKSUM
+    return HEADER_PREFIX + int(length) + CHECKSUM_BYTES
 
 
 def decode_header(data: Buffer, *, source: str) -> ManifestHeader:
@@ -172,12 +173,12 @@ def decode_header(data: Buffer, *, source: str) -> ManifestHeader:
         CorruptObjectError: anything else that section 8 does not allow.
     """
     view = memoryview(data)
-    end = header_length(view, source=source) - _CHECKSUM
-    if len(view) < end + _CHECKSUM:
+    end = header_length(view, source=source) - CHECKSUM_BYTES
+    if len(view) < end + CHECKSUM_BYTES:
         raise TruncatedObjectError(
-            f"a header of {end + _CHECKSUM} bytes ends after {len(view)}", where=source, offset=len(view)
+            f"a header of {end + CHECKSUM_BYTES} bytes ends after {len(view)}", where=source, offset=len(view)
         )
-    if checksum64(view[:end]) != int.from_bytes(view[end : end + _CHECKSUM], "little"):
+    if checksum64(view[:end]) != int.from_bytes(view[end : end + CHECKSUM_BYTES], "little"):
         raise CorruptObjectError(
             "the checksum of the manifest's header does not match its bytes",
             where=source,
@@ -199,12 +200,12 @@ def decode_manifest(data: Buffer, *, source: str) -> Manifest:
     at = header_length(view, source=source)
     lengths = _PREFIX.unpack(view[:HEADER_PREFIX])[3:]
     end = at + sum(lengths)
-    if len(view) < end + _CHECKSUM:
+    if len(view) < end + CHECKSUM_BYTES:
         raise TruncatedObjectError(
-            f"a manifest of {end + _CHECKSUM} bytes ends after {len(view)}", where=source, offset=len(view)
+            f"a manifest of {end + CHECKSUM_BYTES} bytes ends after {len(view)}", where=source, offset=len(view)
         )
-    if len(view) > end + _CHECKSUM:
-        raise CorruptObjectError("bytes follow the end of the manifest", where=source, offset=end + _CHECKSUM)
+    if len(view) > end + CHECKSUM_BYTES:
+        raise CorruptObjectError("bytes follow the end of the manifest", where=source, offset=end + CHECKSUM_BYTES)
     if checksum64(view[:end]) != int.from_bytes(view[end:], "little"):
         raise CorruptObjectError(
             "the manifest's checksum does not match its bytes",

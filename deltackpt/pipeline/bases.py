@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.errors import DeltackptError
+from deltackpt.format.manifest import Manifest
 from deltackpt.pipeline.decode import BlockDecoder
 from deltackpt.store.base import UNUSABLE, BaseBlock, BaseView
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.catalog import find_place, newest_before
 from deltackpt.store.chain import Chain, choose_chain
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.pending import Announcement
 
 __all__ = ["Bases", "GroupBases", "choose_base"]
 
@@ -24,11 +26,24 @@ _LOG = logging.getLogger("deltackpt")
 Bytes = NDArray[np.uint8]
 
 
-def choose_base(store: OpenStore, branch: str, step: int) -> tuple[BaseView | None, Chain]:
-    """The chain of a new step, and its base as it is visible now.
+def choose_base(store: OpenStore, branch: str, step: int, announcement: Announcement) -> tuple[BaseView | None, Chain]:
+    """The chain of a new step, and its base as it is visible now. The save is announced, with its base.
 
-    Without a base that can be read, the step starts a new chain; the reason is logged.
+    Without a base that can be read and that nobody is about to delete, the step starts a new chain; the reason is
+    logged.
     """
+    manifest, chain = _find_base(store, branch, step)
+    usable = announcement.claim([] if manifest is None else [manifest])
+    if usable:
+        return BaseView(store, usable[0]), chain
+    if manifest is not None:
+        _LOG.warning(
+            "step %s:%d is written without a base: %s is about to be deleted", branch, step, manifest.header.key
+        )
+    return None, choose_chain(store.options, None)
+
+
+def _find_base(store: OpenStore, branch: str, step: int) -> tuple[Manifest | None, Chain]:
     alone = choose_chain(store.options, None)
     try:
         newest = newest_before(store, branch, step)
@@ -38,7 +53,7 @@ def choose_base(store: OpenStore, branch: str, step: int) -> tuple[BaseView | No
         base = None if chain.base is None else find_place(store, *chain.base)
         if base is None:
             return None, alone
-        return BaseView(store, store.manifest(base.key)), chain
+        return store.manifest(base.key), chain
     except UNUSABLE as error:
         _LOG.warning("step %s:%d is written without a base: %s", branch, step, error)
         return None, alone

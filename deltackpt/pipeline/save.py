@@ -26,6 +26,7 @@ from deltackpt.pipeline.rows import IndexBuilder, NewRecord
 from deltackpt.store.base import RecordRef
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.pending import Announcement
 from deltackpt.store.receipt import WriterReceipt
 
 __all__ = ["SaveSettings", "default_threads", "write_items"]
@@ -67,14 +68,33 @@ def write_items(
 ) -> WriterReceipt:
     """Write the blocks of ``items`` into packs and one index object.
 
-    Bases are chosen here, from what is visible now. One that turns out to be damaged or gone is done without.
+    Bases are chosen here, from what is visible now. One that turns out to be damaged or gone is done without. The
+    writer's announcement stays, for whoever commits to remove.
 
     Raises:
         BackendError: the store could not be written; nothing of the save is visible.
-        IncompleteSaveError: an item gave other bytes than its box has.
+        IncompleteSaveError: an item gave other bytes than its box has, or the announcement expired.
     """
+    announcement = Announcement(store, branch, step)
+    try:
+        return _write(store, items, announcement, branch, step, writer, settings, cache)
+    except Exception:
+        announcement.withdraw()
+        raise
+
+
+def _write(
+    store: OpenStore,
+    items: Sequence[SaveItem],
+    announcement: Announcement,
+    branch: str,
+    step: int,
+    writer: int,
+    settings: SaveSettings,
+    cache: BaseCache,
+) -> WriterReceipt:
     options = store.options
-    base, chain = choose_base(store, branch, step)
+    base, chain = choose_base(store, branch, step, announcement)
     plans = plan_save(items, base, chain, block_elements=options.block_elements, max_depth=options.max_depth)
     bases = Bases(store, base, cache)
     codec = CodecOptions(level=options.level)
@@ -83,7 +103,7 @@ def write_items(
         PackSink(store.backend, options.pack_bytes) as sink,
         ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-save") as executor,
     ):
-        rows = _Rows(IndexBuilder(), sink, cache if chain.keep else None)
+        rows = _Rows(IndexBuilder(), sink, cache if chain.keep else None, announcement)
         window = settings.threads + 1
         groups = (group for plan in plans for group in plan.blocks)
         taken = _note_repeats(ordered_map(executor, _take, groups, window=window))
@@ -94,11 +114,11 @@ def write_items(
             rows.add_groups(plan, resolved)
         packs = sink.finish()
     used = () if base is None else (base.manifest.header.key,)
-    index = rows.builder.build(IndexHeader(branch, step, writer, used), packs)
+    index = rows.builder.build(IndexHeader(branch, step, writer, used, announcement.ticket.id), packs)
     data = encode_index(index)
     name = hashing.blake3_digest(data)
     store.backend.put(index_key(name), data)
-    return WriterReceipt(name, len(data), rows.duplicates, bases.cached, bases.decoded)
+    return WriterReceipt(name, len(data), rows.duplicates, bases.cached, bases.decoded, announcement.extend())
 
 
 def _take(group: BlockGroup) -> list[TakenBlock]:
@@ -128,7 +148,10 @@ def _note_repeats(groups: Iterable[list[TakenBlock]]) -> Iterator[list[TakenBloc
 class _Rows:
     """The last arrow: puts resolved blocks, in order, into packs, the index and the cache of later bases."""
 
-    def __init__(self, builder: IndexBuilder, sink: PackSink, cache: BaseCache | None) -> None:
+    def __init__(
+        self, builder: IndexBuilder, sink: PackSink, cache: BaseCache | None, announcement: Announcement
+    ) -> None:
+        self._announcement = announcement
         self.builder = builder
         self.duplicates = 0
         self._sink = sink
@@ -140,6 +163,7 @@ class _Rows:
         placed: list[list[RecordRef | int]] = [[] for _ in plan.items]
         for _ in plan.blocks:
             taken, resolved = next(groups)
+            self._announcement.renew()
             start = len(self._places)
             for position, result in resolved.items():
                 place = self._place(taken[position], result, start)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from deltackpt.errors import (
     ObjectExistsError,
 )
 from deltackpt.format.index import Index
-from deltackpt.format.keys import StepKey, manifest_key
+from deltackpt.format.keys import StepKey, index_key, manifest_key, pack_key
 from deltackpt.format.manifest import (
     ArtifactTotals,
     ClosureIndex,
@@ -34,11 +33,13 @@ from deltackpt.format.manifest import (
     ShardColumns,
     encode_manifest,
 )
+from deltackpt.format.times import format_time
 from deltackpt.store.base import UNUSABLE
 from deltackpt.store.catalog import VisibleStep, find_place, newest_before
 from deltackpt.store.chain import Chain, choose_chain
 from deltackpt.store.closure import Closure, find_closure, key_rows
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.pending import Ticket, check_tickets, withdraw
 from deltackpt.store.receipt import WriterReceipt
 from deltackpt.tensor.box import Box
 
@@ -63,12 +64,14 @@ class StepDraft:
         key: its place; the generation is the one after that seen when the save began.
         metrics: what the user recorded with it.
         writer: what wrote it, for its header.
+        pending: the coordinator's own announcement, where it made one before any writer did.
     """
 
     key: StepKey
     entries: Sequence[PlannedEntry]
     metrics: Mapping[str, Metric]
     writer: Mapping[str, str | int | float]
+    pending: Ticket | None = None
 
 
 def next_generation(store: OpenStore, branch: str, step: int) -> int:
@@ -78,13 +81,28 @@ def next_generation(store: OpenStore, branch: str, step: int) -> int:
 
 
 def commit_step(store: OpenStore, draft: StepDraft, receipts: Sequence[WriterReceipt]) -> ManifestHeader:
-    """Make the step visible.
+    """Make the step visible, and remove the announcements of all who wrote it.
 
     Raises:
-        IncompleteSaveError: something planned was not written, something needed is not there, or a writer saved another
-            step.
+        IncompleteSaveError: something planned was not written, something needed is not there, a writer saved another
+            step, or an announcement has expired.
         CommitConflictError: somebody else committed this generation of the step first.
     """
+    tickets = [receipt.pending for receipt in receipts] + ([] if draft.pending is None else [draft.pending])
+    try:
+        header = _commit(store, draft, receipts, tickets)
+    except DeltackptError as error:
+        # After an error of the backend the manifest may appear yet: the announcements hold until they expire.
+        if not isinstance(error, BackendError):
+            withdraw(store, (ticket.id for ticket in tickets))
+        raise
+    withdraw(store, (ticket.id for ticket in tickets))
+    return header
+
+
+def _commit(
+    store: OpenStore, draft: StepDraft, receipts: Sequence[WriterReceipt], tickets: Sequence[Ticket]
+) -> ManifestHeader:
     own = [store.index(receipt.index) for receipt in receipts]
     for header in (index.header for index in own):
         if (header.branch, header.step) != (draft.key.branch, draft.key.step):
@@ -98,8 +116,25 @@ def commit_step(store: OpenStore, draft: StepDraft, receipts: Sequence[WriterRec
     blocks = _gather_blocks(draft.entries, own)
     closure = find_closure(_by_identity(blocks), known.lookup)
     manifest = _build(store, draft, receipts, own, known, blocks, closure)
-    _publish(store, draft.key, encode_manifest(manifest))
+    data = encode_manifest(manifest)
+    check_tickets(tickets, store.clock())
+    _publish(store, draft.key, data)
+    _check_late(store, manifest, tickets)
     return manifest.header
+
+
+def _check_late(store: OpenStore, manifest: Manifest, tickets: Sequence[Ticket]) -> None:
+    """A process that was stopped between the check of its announcements and the put may have committed a ruin."""
+    try:
+        check_tickets(tickets, store.clock())
+    except IncompleteSaveError:
+        wanted = [index_key(entry.object) for entry in manifest.indexes] + [pack_key(p.name) for p in manifest.packs]
+        if not all(any(found.key == key for found in store.backend.list(key)) for key in wanted):
+            store.backend.delete(manifest_key(manifest.header.key))
+            raise
+        _LOG.warning(
+            "step %s was committed after its announcement had expired; all of it is there", manifest.header.key
+        )
 
 
 def _publish(store: OpenStore, key: StepKey, data: bytes) -> None:
@@ -237,7 +272,7 @@ def _build(
     chain_key, distance = _chain_place(store, draft.key, previous, is_key, known.bases)
     header = ManifestHeader(
         key=draft.key,
-        created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        created=format_time(store.clock()),
         parent=None if previous is None else previous.key,
         chain_key=chain_key,
         distance=distance,

@@ -5,16 +5,26 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import OrderedDict
-from datetime import datetime, timezone
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, TypeVar
 
 from deltackpt import escape
 from deltackpt.backend.base import Backend
-from deltackpt.errors import CorruptObjectError, MissingObjectError, NotAStoreError, ObjectExistsError, StoreExistsError
+from deltackpt.errors import (
+    CorruptObjectError,
+    MissingObjectError,
+    NotAStoreError,
+    ObjectExistsError,
+    StoreExistsError,
+    TruncatedObjectError,
+)
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.index import Index, decode_index
 from deltackpt.format.keys import MANIFESTS, READER_PY, README_TXT, STORE_JSON, StepKey, index_key, manifest_key
 from deltackpt.format.manifest import (
+    CHECKSUM_BYTES,
     HEADER_PREFIX,
     Manifest,
     ManifestHeader,
@@ -23,6 +33,7 @@ from deltackpt.format.manifest import (
     header_length,
 )
 from deltackpt.format.store_json import FORMAT, StoreConfig, decode_store_json, encode_store_json
+from deltackpt.format.times import utc_now
 from deltackpt.store.options import StoreOptions
 
 __all__ = ["OpenStore", "create_store", "open_store"]
@@ -56,11 +67,20 @@ class _Recent(Generic[_Value]):
     def put(self, key: object, value: _Value, cost: int) -> None:
         with self._lock:
             if key in self._values:
-                return
+                self._cost -= self._values.pop(key)[1]
             self._values[key] = (value, cost)
             self._cost += cost
             while self._cost > self._capacity and len(self._values) > 1:
                 self._cost -= self._values.popitem(last=False)[1][1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A manifest, the length of the object, and the checksum that it ends with."""
+
+    manifest: Manifest
+    size: int
+    checksum: bytes
 
 
 class OpenStore:
@@ -69,14 +89,23 @@ class OpenStore:
     Attributes:
         backend: where its objects live.
         config: its identity and format version.
+        clock: what time it is, in UTC.
     """
 
-    def __init__(self, backend: Backend, config: StoreConfig, options: StoreOptions | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        config: StoreConfig,
+        options: StoreOptions | None = None,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
         self.backend = backend
         self.config = config
+        self.clock = clock
         self._options = options
         self._indexes: _Recent[Index] = _Recent(_CACHED_INDEX_BYTES)
-        self._manifests: _Recent[Manifest] = _Recent(_CACHED_MANIFESTS)
+        self._manifests: _Recent[_Kept] = _Recent(_CACHED_MANIFESTS)
 
     @property
     def url(self) -> str:
@@ -113,19 +142,27 @@ class OpenStore:
         return index
 
     def manifest(self, key: StepKey) -> Manifest:
-        """The manifest of one generation of a step.
+        """The manifest of one generation of a step, as it is now: one that is kept from before is compared with it.
 
         Raises:
             MissingObjectError, CorruptObjectError: it is gone, damaged, or names another step.
         """
-        cached = self._manifests.get(key)
-        if cached is not None:
-            return cached
         name = manifest_key(key)
-        manifest = decode_manifest(self.backend.get(name), source=name)
+        cached = self._manifests.get(key)
+        if cached is not None and self._is_unchanged(name, cached):
+            return cached.manifest
+        data = self.backend.get(name)
+        manifest = decode_manifest(data, source=name)
         _check_place(manifest.header, key, name)
-        self._manifests.put(key, manifest, 1)
+        self._manifests.put(key, _Kept(manifest, len(data), data[-CHECKSUM_BYTES:]), 1)
         return manifest
+
+    def _is_unchanged(self, name: str, kept: _Kept) -> bool:
+        """Compares checksums: a step that is deleted and saved again starts at generation 1 again."""
+        try:
+            return self.backend.get(name, kept.size - CHECKSUM_BYTES, CHECKSUM_BYTES) == kept.checksum
+        except TruncatedObjectError:
+            return False
 
     def header(self, key: StepKey, size: int) -> ManifestHeader:
         """The header of a manifest of ``size`` bytes: one short ranged read, two where the header is long."""
@@ -165,7 +202,7 @@ def create_store(backend: Backend, options: StoreOptions) -> OpenStore:
     config = StoreConfig(
         format=FORMAT,
         id=uuid.uuid4().hex,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=utc_now().isoformat(timespec="seconds"),
         options=options.to_mapping(),
     )
     backend.put(README_TXT, escape.readme_text())

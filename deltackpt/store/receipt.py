@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deltackpt.store.pending import Ticket
+
 __all__ = ["WriterReceipt"]
 
 
@@ -16,6 +18,7 @@ class WriterReceipt:
         index_bytes: its length.
         duplicates: blocks that were stored before and not written again.
         bases_cached, bases_decoded: base blocks found in memory, and those decoded from the store.
+        pending: the writer's announcement; who commits removes it.
     """
 
     index: bytes
@@ -23,3 +26,4 @@ class WriterReceipt:
     duplicates: int
     bases_cached: int
     bases_decoded: int
+    pending: Ticket

@@ -131,6 +131,7 @@ def indexes(draw: st.DrawFn) -> Index:
         draw(st.integers(0, MAX_STEP)),
         draw(st.integers(0, 1 << 20)),
         tuple(draw(st.lists(step_keys(), max_size=2))),
+        draw(st.sampled_from(["", "0123456789abcdef" * 2])),
     )
     identity = draw(_identities())
     rows = len(identity.address)

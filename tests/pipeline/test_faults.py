@@ -61,14 +61,22 @@ def operations(two_steps: MemoryBackend) -> dict[Kind, int]:
     return {kind: recorder.count(kind) for kind in kinds}
 
 
-def test_a_save_puts_packs_then_indexes_then_the_manifest(two_steps: MemoryBackend) -> None:
+def test_a_save_is_announced_then_puts_packs_then_indexes_then_the_manifest(two_steps: MemoryBackend) -> None:
     recorder = RecordingBackend(copy_of(two_steps))
     save_step(open_store(recorder), STATES[2], step=2)
     written = [(done.kind, done.key.split("/")[0]) for done in recorder.operations if done.kind.startswith("put")]
-    packs = len(written) - 2
+    packs = len(written) - 4
     assert packs >= 2
-    assert written == [("put", "packs")] * packs + [("put", "indexes"), ("put_if_absent", "manifests")]
-    assert recorder.count("delete") == 0
+    announced = ("put", "pending")
+    assert written == [
+        announced,
+        *[("put", "packs")] * packs,
+        ("put", "indexes"),
+        announced,
+        ("put_if_absent", "manifests"),
+    ]
+    assert recorder.count("delete") == recorder.count("delete", "pending/") == 1
+    assert recorder.operations[-1].kind == "delete"
 
 
 def assert_as_before(backend: MemoryBackend, steps: list[int]) -> None:

@@ -19,7 +19,7 @@ from deltackpt.errors import (
 )
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.index import Index, decode_index, encode_index, make_index
-from deltackpt.format.keys import StepKey, index_key, manifest_key
+from deltackpt.format.keys import StepKey, index_key, manifest_key, pending_key
 from deltackpt.format.manifest import ArtifactTotals
 from deltackpt.store.catalog import visible_steps
 from deltackpt.store.commit import next_generation
@@ -149,9 +149,12 @@ def test_two_savers_of_one_step(store: OpenStore) -> None:
     generation = next_generation(store, "main", 3)
     commit(store, one, first, step=3, generation=generation)
     before = {info.key: store.backend.get(info.key) for info in store.backend.list()}
+    announced = {pending_key(receipt.pending.id) for receipt in second}
+    assert announced < set(before)
     with pytest.raises(CommitConflictError, match=r"somebody else committed step main:3 .*overwrite=True"):
         commit(store, other, second, step=3, generation=generation)
-    assert {info.key: store.backend.get(info.key) for info in store.backend.list()} == before
+    after = {info.key: store.backend.get(info.key) for info in store.backend.list()}
+    assert after == {key: data for key, data in before.items() if key not in announced}
     assert load_step(store, 3) == state_bytes(one)
     commit(store, other, second, step=3)
     assert load_step(store, 3) == state_bytes(other)
