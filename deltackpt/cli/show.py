@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from deltackpt.cli.options import JsonOption, StepArgument, StoreArgument
 from deltackpt.cli.output import Output
 from deltackpt.cli.text import count, format_metrics, format_size
 from deltackpt.errors import TensorNotFoundError
-from deltackpt.format.manifest import Entry, Manifest
+from deltackpt.format.manifest import Entry, Manifest, Metric
 from deltackpt.store.catalog import find_step, parse_step
 from deltackpt.tensor.dtypes import by_code
 
@@ -54,6 +54,11 @@ def command(
         output.document(_document(opened.url, manifest, found.manifest_bytes, rows))
     else:
         _print(output, manifest, found.manifest_bytes, rows)
+
+
+def _readable(writer: Mapping[str, str | int | float]) -> dict[str, Metric]:
+    """What wrote a step, without the state of its schedule: that is for programs, and long."""
+    return {name: value for name, value in writer.items() if name != "schedule"}
 
 
 def _rows(manifest: Manifest, prefix: str) -> list[_Row]:
@@ -117,7 +122,7 @@ def _print(output: Output, manifest: Manifest, manifest_bytes: int, rows: Sequen
             ("restore", f"{format_size(header.restore_bytes)} to read"),
             ("closure", f"{count(len(manifest.indexes), 'index', 'indexes')}, {count(len(manifest.packs), 'pack')}"),
             ("metrics", format_metrics(dict(header.metrics)) or "none"),
-            ("writer", format_metrics(dict(header.writer)) or "unknown"),
+            ("writer", format_metrics(_readable(header.writer)) or "unknown"),
         ]
     )
     output.line()

@@ -75,6 +75,7 @@ class DeltaStorageWriter(StorageWriter):
             stays).
         base_memory: bytes of memory in which blocks are kept as bases for the next save, or ``"auto"``.
         threads: how many threads encode; by default one a core.
+        notes: recorded with the step beside the versions of what wrote it: names to strings and numbers.
 
     Raises:
         StoreNotFoundError, NotAStoreError: there is no store at the URL.
@@ -91,6 +92,7 @@ class DeltaStorageWriter(StorageWriter):
         overwrite: bool = False,
         base_memory: int | str = "auto",
         threads: int | None = None,
+        notes: Mapping[str, str | int | float] | None = None,
     ) -> None:
         super().__init__()
         self._store = store if isinstance(store, Store) else Store.open(store)
@@ -101,6 +103,7 @@ class DeltaStorageWriter(StorageWriter):
         self._base_memory = base_memory
         parse_base_memory(base_memory)
         self._threads = default_threads() if threads is None else check_threads(threads)
+        self._notes = dict(notes or {})
         self._checkpoint_id: CheckpointId | None = None
         self._save: _Save | None = None
 
@@ -207,7 +210,12 @@ class DeltaStorageWriter(StorageWriter):
                 key=save.key,
                 entries=planned_entries(metadata, objects, opened.options.block_elements),
                 metrics=self._metrics,
-                writer={"deltackpt": __version__, "torch": str(torch.__version__), "world_size": len(results)},
+                writer={
+                    **self._notes,
+                    "deltackpt": __version__,
+                    "torch": str(torch.__version__),
+                    "world_size": len(results),
+                },
                 pending=None if save.announcement is None else save.announcement.ticket,
             )
             commit_step(opened, draft, receipts(results))

@@ -26,7 +26,7 @@ class Moment:
 
     step: int
     now: float
-    metrics: Mapping[str, object]
+    metrics: Mapping[str, Any]
 
 
 class Schedule(ABC):

@@ -1,0 +1,55 @@
+"""The ranks of a training job, and how they agree on what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["Peers"]
+
+
+class Peers:
+    """All ranks of the default process group, or this process alone where there is none.
+
+    Has two process groups of its own, over gloo: one for saves, whose collectives run in another thread than those of
+    training, and one for :meth:`agree`. Making one is a collective: all ranks do it, at the same place.
+    """
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if together else 0
+        self.world = dist.get_world_size() if together else 1
+        self._saves = dist.new_group(backend="gloo") if together else None
+        self._words = dist.new_group(backend="gloo") if together else None
+
+    @property
+    def alone(self) -> bool:
+        return self.world == 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank decides and commits."""
+        return self.rank == 0
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The process group for saves and loads; None without one."""
+        return self._saves
+
+    def agree(self, values: Sequence[int]) -> list[int]:
+        """The largest of what any rank says, place by place. A collective of one small message."""
+        if self.alone:
+            return list(values)
+        said = torch.tensor(list(values), dtype=torch.int64)
+        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self._words)
+        return [int(value) for value in said.tolist()]
+
+    def close(self) -> None:
+        """Give the process groups up."""
+        groups = [group for group in (self._saves, self._words) if group is not None]
+        self._saves = self._words = None
+        if dist.is_available() and dist.is_initialized():
+            for group in groups:
+                dist.destroy_process_group(group)

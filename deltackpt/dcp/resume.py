@@ -1,0 +1,251 @@
+"""Which step a run goes on from: the newest one that has all that the state asks for and can be read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.stateful import Stateful
+from torch.optim import Optimizer
+
+from deltackpt.api import Store
+from deltackpt.dcp.background import DCP_ERRORS, cause_of, failure_of
+from deltackpt.dcp.peers import Peers
+from deltackpt.dcp.reader import DeltaStorageReader
+from deltackpt.errors import DeltackptError, IncompleteStepError, InvalidArgumentError
+from deltackpt.format.keys import MAX_STEP, StepKey
+from deltackpt.format.manifest import Manifest, Metric
+from deltackpt.store.base import UNUSABLE
+from deltackpt.store.opened import OpenStore
+
+__all__ = ["Resumed", "SkippedStep", "Target", "find_complete", "load_newest", "make_optimizer_state"]
+
+_LOG = logging.getLogger("deltackpt")
+
+_NONE, _ERROR = -1, -2  # what a rank says in place of a step
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedStep:
+    """A step newer than the one that was resumed from, and why it was passed over."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a run goes on from.
+
+    Attributes:
+        step, branch, generation: the step whose state was loaded.
+        metrics: what was recorded with it.
+        skipped: newer steps, newest first, that lack a part of the state or are damaged.
+        writer: what wrote it.
+    """
+
+    step: int
+    branch: str
+    generation: int
+    metrics: Mapping[str, Metric]
+    skipped: tuple[SkippedStep, ...]
+    writer: Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One value that a state asks for: the top-level key it is under, and the shape, if it is a tensor."""
+
+    root: str
+    shape: tuple[int, ...] | None
+
+
+class Target:
+    """A state to be loaded into.
+
+    Args:
+        state: top-level keys to state dicts, or to objects that have ``state_dict`` and ``load_state_dict``.
+    """
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._state = state
+        self._asked = _asked_by(state)
+
+    def lacks(self, manifest: Manifest) -> str | None:
+        """What a step does not have of all that is asked for, in words; None where it has everything.
+
+        An optimizer that has not made a step gets a state to load into, where the step has one for it.
+
+        Raises:
+            InvalidArgumentError: the state dict of such an optimizer stands in its place: the moments would be lost.
+        """
+        lacks = _missing(manifest, self._asked)
+        if lacks is not None:
+            return lacks
+        for root in _without_moments(manifest, self._asked):
+            optimizer = self._state[root]
+            if not isinstance(optimizer, Optimizer):
+                raise InvalidArgumentError(
+                    f"the state under {root!r} has no tensors to load the optimizer's into",
+                    hint=f"pass the optimizer itself: {{{root!r}: optimizer}}",
+                )
+            make_optimizer_state(optimizer)
+        self._asked = _asked_by(self._state)
+        return _missing(manifest, self._asked)
+
+
+def make_optimizer_state(optimizer: Optimizer) -> None:
+    """Let an optimizer without a state make one to load into, as torch does: a step with zero gradients and rate.
+
+    Parameters may change by it where an optimizer applies weight decay without the rate: load them afterwards.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    kept = [(p, p.grad) for p in parameters]
+    rates = [(group, group["lr"]) for group in optimizer.param_groups if "lr" in group]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for group, rate in rates:
+        group["lr"] = torch.zeros_like(rate) if isinstance(rate, torch.Tensor) else 0.0
+    optimizer.step()
+    for group, rate in rates:
+        group["lr"] = rate
+    for parameter, gradient in kept:
+        parameter.grad = gradient
+
+
+def load_newest(
+    store: Store, candidates: Sequence[StepKey], state: dict[str, Any], peers: Peers, *, trust_objects: bool
+) -> Resumed:
+    """Load the newest of some steps that has everything and is not damaged, in place. A collective.
+
+    Args:
+        candidates: steps of one branch, newest first; at least one.
+        state: as for :class:`Target`; values that are no objects are replaced.
+
+    Raises:
+        IncompleteStepError: none of them will do; if damage is all there is to it, its own error.
+        InvalidArgumentError: as :meth:`Target.lacks`.
+    """
+    target = Target(state)
+    passed: list[SkippedStep] = []
+    left = list(candidates)
+    while True:
+        key, lacking = find_complete(store.opened, left, target, peers)
+        passed += lacking
+        if key is None:
+            raise _nothing_complete(candidates[0].branch, passed, store.url)
+        reader = DeltaStorageReader(store, key.step, branch=key.branch, trust_objects=trust_objects)
+        try:
+            load(state, storage_reader=reader, process_group=peers.group)
+        except DCP_ERRORS as error:
+            left = [other for other in left if other.step < key.step]
+            if not left or not isinstance(cause_of(error), UNUSABLE):
+                raise failure_of(f"step {key.branch}:{key.step} cannot be loaded", error) from error
+            passed.append(SkippedStep(key.step, f"it is damaged: {cause_of(error)}"))
+        else:
+            for skipped in passed:
+                _LOG.warning("step %s:%d is passed over: %s", key.branch, skipped.step, skipped.reason)
+            header = store.opened.manifest(key).header
+            return Resumed(key.step, key.branch, key.generation, header.metrics, tuple(passed), header.writer)
+
+
+def _nothing_complete(branch: str, skipped: Sequence[SkippedStep], where: str) -> IncompleteStepError:
+    newest = skipped[0]
+    return IncompleteStepError(
+        f"no step of branch {branch} has all of the state; of the newest, {newest.step}: {newest.reason}",
+        where=where,
+        hint="is it the state that was saved? Step.load() reads parts of one; a new run belongs in a new branch",
+    )
+
+
+def find_complete(
+    store: OpenStore, candidates: Sequence[StepKey], target: Target, peers: Peers
+) -> tuple[StepKey | None, list[SkippedStep]]:
+    """The newest candidate that has everything on every rank, and those passed over before it. A collective.
+
+    Args:
+        candidates: steps, newest first.
+
+    Raises:
+        InvalidArgumentError: as :meth:`Target.lacks`.
+        IncompleteStepError: another rank raised.
+    """
+    reasons: dict[int, str] = {}
+    bound = MAX_STEP
+    while True:
+        key, said, error = None, _NONE, None
+        try:
+            key = _newest_complete(store, [k for k in candidates if k.step <= bound], target, reasons)
+            said = _NONE if key is None else key.step
+        except DeltackptError as raised:
+            error, said = raised, _ERROR
+        below, highest = peers.agree([-said, said])
+        if error is not None:
+            raise error
+        bound = -below
+        if bound == _ERROR:
+            raise IncompleteStepError("another rank cannot load its part of the state", where=store.url)
+        if bound in (highest, _NONE):
+            passed = [k.step for k in candidates if k.step > bound]
+            skipped = [SkippedStep(step, reasons.get(step, "another rank passes it over")) for step in passed]
+            return (None if bound == _NONE else key), skipped
+
+
+def _newest_complete(
+    store: OpenStore, candidates: Iterable[StepKey], target: Target, reasons: dict[int, str]
+) -> StepKey | None:
+    for key in candidates:
+        try:
+            lacks = target.lacks(store.manifest(key))
+        except UNUSABLE as error:
+            lacks = f"its manifest cannot be read: {error}"
+        if lacks is None:
+            return key
+        reasons[key.step] = lacks
+    return None
+
+
+def _asked_by(state: Mapping[str, Any]) -> dict[str, _Asked]:
+    """What DCP would load into a state, by FQN."""
+    planner = DefaultLoadPlanner()
+    plain = {key: value.state_dict() if isinstance(value, Stateful) else value for key, value in state.items()}
+    planner.set_up_planner(plain, Metadata({}), False)
+    return {
+        fqn: _Asked(str(planner.mappings[fqn][0]), tuple(value.size()) if _is_tensor(value) else None)
+        for fqn, value in planner.state_dict.items()
+    }
+
+
+def _is_tensor(value: object) -> bool:
+    # Sharded tensors of the older kind are no torch.Tensor.
+    return isinstance(value, torch.Tensor) or hasattr(value, "local_shards")
+
+
+def _missing(manifest: Manifest, asked: Mapping[str, _Asked]) -> str | None:
+    shapes = {entry.fqn: entry.shape if entry.kind == "tensor" else None for entry in manifest.entries}
+    lacks = []
+    for fqn, wanted in asked.items():
+        if fqn not in shapes:
+            lacks.append(fqn)
+        elif wanted.shape is not None and shapes[fqn] != wanted.shape:
+            lacks.append(f"{fqn} of shape {list(wanted.shape)}")
+    if not lacks:
+        return None
+    return f"it has no {lacks[0]}" + (f" and lacks {len(lacks) - 1:,} more" if len(lacks) > 1 else "")
+
+
+def _without_moments(manifest: Manifest, asked: Mapping[str, _Asked]) -> list[str]:
+    """The keys under which the step has tensors of an optimizer and the state, where it has the key, none."""
+    stored = {
+        str((entry.path or (entry.fqn,))[0])
+        for entry in manifest.entries
+        if entry.kind == "tensor" and entry.artifact == "optim"
+    }
+    named = {wanted.root for wanted in asked.values()}
+    return sorted((stored & named) - {wanted.root for wanted in asked.values() if wanted.shape is not None})
