@@ -21,17 +21,18 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import Peer, peers
 from benchmarks.trajectory import INTERVALS, ROLES, Trajectory
-from deltackpt.codec import Candidate, CodecOptions, Encoded, decode_block, encode_block
+from deltackpt.codec import Candidate, CodecOptions, Encoded, Workspace, decode_block, encode_block
 from deltackpt.codec.kernels import status
 from deltackpt.codec.registry import PREVIOUS
 from deltackpt.codec.residual import to_residual
 from deltackpt.format.hashing import address
-from deltackpt.format.record import Need, Record, decode_record, encode_record
+from deltackpt.format.record import Need, Record, decode_record, frame_record
 from deltackpt.tensor.dtypes import DType, by_name
 
 BLOCK = 1 << 20
 OURS = "deltackpt"
 _OPTIONS = CodecOptions()
+_ROOM = 4096  # before a payload, for header and meta of a record
 
 Words = NDArray[Any]
 T = TypeVar("T")
@@ -89,23 +90,33 @@ def bound(values: Words, base: Words | None, dtype: DType) -> float:
     return best / values.size
 
 
-def _encode(data: NDArray[np.uint8], base: NDArray[np.uint8] | None, at: bytes, dtype: DType) -> bytes:
+def _encode(
+    data: NDArray[np.uint8], base: NDArray[np.uint8] | None, at: bytes, dtype: DType, space: Workspace
+) -> memoryview:
     """A block's bytes to a record's; ``at`` is the base's address, which a store knows already."""
     offers = [] if base is None else [Candidate(PREVIOUS, {0: (dtype, base)})]
-    encoded = encode_block(data, dtype, offers, _OPTIONS)
+    encoded = encode_block(data, dtype, offers, _OPTIONS, workspace=space, room=_ROOM)
     needs = () if encoded.choice is None else (Need(0, dtype.code, at, None),)
     shape = (data.size // dtype.itemsize,)
-    return encode_record(
-        Record(dtype.code, encoded.predictor, encoded.coder, address(data.data), shape, needs, b"", encoded.payload)
+    record = Record(
+        dtype.code, encoded.predictor, encoded.coder, address(data.data), shape, needs, b"", encoded.payload
     )
+    assert encoded.buffer is not None
+    framed = memoryview(frame_record(record, encoded.buffer.data, _ROOM))
+    # Whoever gets a record in a pipeline copies it into a pack, and then the buffer is free again.
+    space.give(encoded.buffer)
+    return framed
 
 
-def _decode(record: bytes, base: NDArray[np.uint8] | None, dtype: DType) -> NDArray[np.uint8]:
+def _decode(
+    record: bytes, base: NDArray[np.uint8] | None, dtype: DType, space: Workspace, out: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """A record's bytes to the block's, with every check that a store makes."""
     parsed = decode_record(record, source="record")
     inputs = {0: (dtype, base)} if parsed.needs and base is not None else {}
     encoded = Encoded(parsed.predictor, parsed.coder, parsed.params, memoryview(parsed.payload))
-    data = decode_block(encoded, dtype, parsed.shape[0] * dtype.itemsize, inputs, source="record")
+    size = parsed.shape[0] * dtype.itemsize
+    data = decode_block(encoded, dtype, size, inputs, source="record", workspace=space, out=out)
     assert address(data.data) == parsed.address
     return data
 
@@ -117,12 +128,13 @@ def _blocks(values: Words, base: Words | None) -> Iterator[tuple[Words, Words | 
 
 
 def _ours(values: Words, base: Words | None, dtype: DType, rounds: int) -> tuple[int, float, float]:
-    size, spent = 0, [0.0, 0.0]
+    size, spent, space = 0, [0.0, 0.0], Workspace()
     for block, known in _blocks(values, base):
         data, other = block.view(np.uint8), None if known is None else known.view(np.uint8)
         at = b"\0" * 16 if other is None else address(other.data)
-        record, seconds = _best(lambda d=data, o=other, a=at: _encode(d, o, a, dtype), rounds)  # type: ignore[misc]
-        decoded, back = _best(lambda r=record, o=other: _decode(r, o, dtype), rounds)  # type: ignore[misc]
+        framed, seconds = _best(lambda d=data, o=other, a=at: _encode(d, o, a, dtype, space), rounds)  # type: ignore[misc]
+        record, out = bytes(framed), np.empty_like(data)
+        decoded, back = _best(lambda r=record, o=other, t=out: _decode(r, o, dtype, space, t), rounds)  # type: ignore[misc]
         assert decoded.tobytes() == data.tobytes()
         size += len(record)
         spent = [spent[0] + seconds, spent[1] + back]

@@ -6,5 +6,6 @@ Where inputs come from (needs, tiles, stores) is decided above.
 """
 
 from deltackpt.codec.block import Candidate, Choice, CodecOptions, Encoded, choose, decode_block, encode_block
+from deltackpt.codec.workspace import Workspace
 
-__all__ = ["Candidate", "Choice", "CodecOptions", "Encoded", "choose", "decode_block", "encode_block"]
+__all__ = ["Candidate", "Choice", "CodecOptions", "Encoded", "Workspace", "choose", "decode_block", "encode_block"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import registry
-from deltackpt.codec.choice import Candidate, Choice, choose, slots_of, smallest_payload
+from deltackpt.codec.choice import Candidate, Choice, choose, payload_bound, slots_of, smallest_payload
 from deltackpt.codec.residual import Words
-from deltackpt.codec.types import Prediction, Shape
-from deltackpt.errors import CorruptObjectError
+from deltackpt.codec.types import Shape
+from deltackpt.codec.workspace import Workspace
 from deltackpt.tensor.dtypes import DType
 
 __all__ = ["Candidate", "Choice", "CodecOptions", "Encoded", "choose", "decode_block", "encode_block"]
@@ -43,6 +44,7 @@ class Encoded:
         params: the predictor's parameters.
         payload: the coder's output.
         choice: which of the candidates was taken; None where no prediction was.
+        buffer: what an encoder put the payload in, from its workspace.
     """
 
     predictor: int
@@ -50,6 +52,7 @@ class Encoded:
     params: bytes
     payload: bytes | memoryview
     choice: int | None = None
+    buffer: Bytes | None = field(default=None, compare=False, repr=False)
 
 
 def _words(data: Bytes, dtype: DType) -> Words:
@@ -62,6 +65,9 @@ def encode_block(
     candidates: Sequence[Candidate],
     options: CodecOptions,
     choice: Choice | None = None,
+    workspace: Workspace | None = None,
+    *,
+    room: int = 0,
 ) -> Encoded:
     """Encode a block by the cheapest of the candidates, or without a prediction; never in more than its own bytes.
 
@@ -71,25 +77,31 @@ def encode_block(
         candidates: what it may be predicted from.
         options: how hard to try.
         choice: what :func:`choose` gave for the same block and candidates, where it was asked before.
+        workspace: where buffers come from. The one of the result is the caller's, to be given back after use.
+        room: how many bytes are left free in it before the payload, for what a record begins with.
     """
     shape = Shape(dtype, data.size // dtype.word_bytes)
     values = _words(data, dtype)
-    taken = choose(data, dtype, candidates) if choice is None else choice
-    if taken.number is None:
-        predictor, prediction, spent = _ZERO, Prediction(), 0
-    else:
-        candidate = candidates[taken.number]
-        predictor, spent = candidate.predictor, candidate.input_bytes
-        inputs = slots_of(candidate.inputs)
-        found = registry.predictor(predictor, source="encoder")
-        prediction = found.predict(shape, inputs, taken.params, source="encoder")
-    coder, payload = smallest_payload(values, prediction, shape, level=options.level)
-    if len(payload) + spent >= data.size:
-        return Encoded(_ZERO, _RAW, b"", data.tobytes())
+    space = Workspace() if workspace is None else workspace
+    taken = choose(data, dtype, candidates, space) if choice is None else choice
+    candidate = None if taken.number is None else candidates[taken.number]
+    number, spent = (_ZERO, 0) if candidate is None else (candidate.predictor, candidate.input_bytes)
+    inputs = {} if candidate is None else slots_of(candidate.inputs)
+    predictor = registry.predictor(number, source="encoder")
+    buffer = space.take(room + payload_bound(shape))
+    body = buffer[room:]
+    with space.lend(data.size) if predictor.computes else nullcontext() as lent:
+        into = None if lent is None else _words(lent[: data.size], dtype)
+        prediction = predictor.predict(shape, inputs, taken.params, source="encoder", out=into)
+        coder, length = smallest_payload(values, prediction, shape, taken.survey, body, space, level=options.level)
+    if length + spent >= data.size:
+        body[: data.size] = data
+        return Encoded(_ZERO, _RAW, b"", body.data[: data.size], None, buffer)
+    payload = body.data[:length]
     if coder == _PLANES and prediction.values is None:
         # Byte planes have no contexts, so there is nothing to need.
-        return Encoded(_ZERO, _PLANES, b"", payload)
-    return Encoded(predictor, coder, taken.params, payload, taken.number)
+        return Encoded(_ZERO, _PLANES, b"", payload, None, buffer)
+    return Encoded(number, coder, taken.params, payload, taken.number, buffer)
 
 
 def decode_block(
@@ -99,6 +111,8 @@ def decode_block(
     inputs: Mapping[int, tuple[DType, Bytes]],
     *,
     source: str,
+    workspace: Workspace | None = None,
+    out: Bytes | None = None,
 ) -> Bytes:
     """The block's bytes.
 
@@ -108,6 +122,8 @@ def decode_block(
         size: its length in bytes; nothing larger is allocated.
         inputs: the slots that the record's needs fill.
         source: what to call the record in errors.
+        workspace: where buffers come from.
+        out: ``size`` bytes to decode into, which overlap no input; new ones if None. Of no use after an error.
 
     Raises:
         CorruptObjectError: the payload, parameters or inputs do not fit.
@@ -116,8 +132,9 @@ def decode_block(
     shape = Shape(dtype, size // dtype.word_bytes)
     predictor = registry.predictor(encoded.predictor, source=source)
     coder = registry.coder(encoded.coder, source=source)
-    prediction = predictor.predict(shape, slots_of(inputs), encoded.params, source=source)
-    values = coder.decode(memoryview(encoded.payload), prediction, shape, source=source)
-    if values.size != shape.words:
-        raise CorruptObjectError(f"decoded {values.size} words instead of {shape.words}", where=source)
-    return values.view(np.uint8)
+    space = Workspace() if workspace is None else workspace
+    data = np.empty(size, dtype=np.uint8) if out is None else out
+    words = _words(data, dtype)
+    prediction = predictor.predict(shape, slots_of(inputs), encoded.params, source=source, out=words)
+    coder.decode(memoryview(encoded.payload), prediction, shape, words, space, source=source)
+    return data

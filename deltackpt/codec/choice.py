@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from deltackpt.codec import registry
 from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.coders.rans import Rans
+from deltackpt.codec.rans import Survey
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.codec.sampling import residual_bits, sample
 from deltackpt.codec.types import Prediction, Shape, Slot
+from deltackpt.codec.workspace import Workspace
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["Candidate", "Choice", "choose", "slots_of", "smallest_payload"]
+__all__ = ["Candidate", "Choice", "choose", "payload_bound", "slots_of", "smallest_payload"]
 
 Bytes = NDArray[np.uint8]
 
@@ -36,9 +38,15 @@ _SMALL = 1 << 13
 _RUN = 2048
 _STRUCTURED = 0.9
 
-# Byte planes are tried after rans where a sample says that they are so much smaller: trying them takes three times as
-# long as rans alone, and without this margin it saved 0.3% of first moments.
-_WORTH_TWICE = 0.98
+# It finds none worth looking for where so few windows of 8 bytes occur twice among them.
+_REPEATS = 128
+
+# Surveys count in 1/65536 bits.
+_Q16 = 65536
+
+# Byte planes are tried after rans where a sample says that they are so much smaller. Trying them takes ten times as long
+# as rans alone; at 0.98 they were 0.3 to 1% smaller where they were tried, which is zstd's own tables every 128 KiB.
+_WORTH_TWICE = 0.93
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +74,13 @@ class Choice:
         number: of the candidate; None for no prediction.
         params: the parameters that its predictor was fitted to have.
         bits: about how many bits a word costs.
+        survey: of the block with this prediction, where it is known.
     """
 
     number: int | None = None
     params: bytes = b""
     bits: float = 0.0
+    survey: Survey | None = None
 
 
 def slots_of(inputs: Mapping[int, tuple[DType, Bytes]]) -> dict[int, Slot]:
@@ -78,14 +88,16 @@ def slots_of(inputs: Mapping[int, tuple[DType, Bytes]]) -> dict[int, Slot]:
     return {number: Slot(dtype, data.view(dtype.word)) for number, (dtype, data) in inputs.items()}
 
 
-def _estimate(values: Words, prediction: Prediction, shape: Shape) -> float:
-    """About how many bits a word costs with the coder that suits the block."""
-    if _RANS.serves(shape):
-        return _RANS.estimate(values, prediction, shape)
-    return residual_bits(values, prediction.values, shape.dtype.kind)
+def _estimate(values: Words, prediction: Prediction, shape: Shape, workspace: Workspace) -> tuple[float, Survey | None]:
+    """About how many bits a word costs with the coder that suits the block, and what was found out for it."""
+    if not _RANS.serves(shape):
+        guess = None if prediction.values is None else sample(prediction.values)
+        return residual_bits(sample(values), guess, shape.dtype.kind), None
+    survey = _RANS.survey(values, prediction, shape, workspace)
+    return survey.cost / _Q16 / survey.taken, survey
 
 
-def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate]) -> Choice:
+def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace: Workspace | None = None) -> Choice:
     """The candidate with the fewest estimated bits; none where none saves enough.
 
     Predictors go word by word, so a sample of the inputs gives a sample of the prediction.
@@ -94,57 +106,83 @@ def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate]) -> Choice
         data: the block's bytes, 1-D.
         dtype: its element type.
         candidates: what it may be predicted from.
+        workspace: where buffers come from.
     """
     values = data.view(dtype.word)
     if values.size == 0:
         return Choice()
-    taken = sample(values)
-    part = Shape(dtype, taken.size)
-    best_bits = alone_bits = _estimate(taken, Prediction(), part)
-    best = Choice(bits=best_bits)
+    shape, space = Shape(dtype, values.size), Workspace() if workspace is None else workspace
+    best_bits, survey = _estimate(values, Prediction(), shape, space)
+    best, alone_bits = Choice(bits=best_bits, survey=survey), best_bits
     for number, candidate in enumerate(candidates):
         predictor = registry.predictor(candidate.predictor, source="encoder")
         inputs = slots_of(candidate.inputs)
-        if not predictor.applies(Shape(dtype, values.size), inputs):
+        if not predictor.applies(shape, inputs):
             continue
-        inputs = {slot: Slot(found.dtype, sample(found.words)) for slot, found in inputs.items()}
+        taken, part = values, shape
+        if predictor.computes:
+            taken = sample(values)
+            part = Shape(dtype, taken.size)
+            inputs = {slot: Slot(found.dtype, sample(found.words)) for slot, found in inputs.items()}
         params = predictor.fit(taken, part, inputs)
         if params is None:
             continue
         prediction = predictor.predict(part, inputs, params, source="encoder")
-        bits = _estimate(taken, prediction, part) + 8 * candidate.input_bytes / values.size
+        bits, survey = _estimate(taken, prediction, part, space)
+        bits += 8 * candidate.input_bytes / values.size
         if candidate.read_bytes:
             if bits + 8 * candidate.read_bytes / values.size > _READ_FACTOR * alone_bits:
                 continue
         else:
             alone_bits = min(alone_bits, bits)
         if bits < best_bits * (1 - _LEAST_GAIN):
-            best, best_bits = Choice(number, params, bits), bits
+            best_bits, best = bits, Choice(number, params, bits, None if predictor.computes else survey)
     return best
 
 
+def payload_bound(shape: Shape) -> int:
+    """Bytes of the buffer that :func:`smallest_payload` writes to: at least those of the block."""
+    return max(shape.words * shape.dtype.word_bytes, _RANS.bound(shape) if _RANS.serves(shape) else 0)
+
+
 def smallest_payload(
-    values: Words, prediction: Prediction, shape: Shape, *, level: int
-) -> tuple[int, bytes | memoryview]:
-    """The id of a coder and what it makes of the block, which may be no smaller than the block."""
-    found: tuple[int, bytes | memoryview] | None = None
+    values: Words,
+    prediction: Prediction,
+    shape: Shape,
+    survey: Survey | None,
+    out: Bytes,
+    workspace: Workspace,
+    *,
+    level: int,
+) -> tuple[int, int]:
+    """The id of a coder and the length of what it put at the start of ``out``; a length as large as the block's means
+    that there is nothing shorter.
+
+    Args:
+        survey: of the block with this prediction, if there is one.
+        out: :func:`payload_bound` bytes.
+    """
+    coder, length = _RANS.id, values.nbytes
     if _RANS.serves(shape):
-        payload = _RANS.encode(values, prediction, shape, level=level)
-        found = (_RANS.id, values.view(np.uint8).data if payload is None else payload)
-        if not _may_be_structured(values, prediction, shape, len(found[1])):
-            return found
+        known = _RANS.survey(values, prediction, shape, workspace) if survey is None else survey
+        length = _RANS.encode(values, prediction, shape, known, out, workspace) or values.nbytes
+        if not _may_be_structured(values, prediction, shape, known, length):
+            return coder, length
     planes = _PLANES.encode(values, prediction, shape, level=level)
-    return found if found is not None and len(found[1]) <= len(planes) else (_PLANES.id, planes)
+    if len(planes) < length:
+        coder, length = _PLANES.id, len(planes)
+        out[:length] = np.frombuffer(planes, np.uint8)
+    return coder, length
 
 
-def _may_be_structured(values: Words, prediction: Prediction, shape: Shape, size: int) -> bool:
+def _may_be_structured(values: Words, prediction: Prediction, shape: Shape, survey: Survey, size: int) -> bool:
     """Whether byte planes may be smaller than the ``size`` bytes of the other coder."""
     if shape.words <= _SMALL:
         return size > 1 + shape.dtype.word_bytes
-    taken = sample(values)
-    guess = None if prediction.values is None else sample(prediction.values)
-    if residual_bits(taken, guess, shape.dtype.kind) * shape.words < _WORTH_TWICE * 8 * size:
+    if survey.planes / _Q16 / survey.taken * shape.words < _WORTH_TWICE * 8 * size:
         return True
+    if survey.repeats < _REPEATS:
+        return False
     middle = slice((shape.words - _RUN) // 2, (shape.words + _RUN) // 2)
     guess = None if prediction.values is None else prediction.values[middle]
     residual = to_residual(values[middle], guess, shape.dtype.kind)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from deltackpt.codec.residual import Words
+from deltackpt.codec.workspace import Workspace
 from deltackpt.tensor.dtypes import DType
 
 __all__ = ["Coder", "Inputs", "Prediction", "Predictor", "Shape", "Slot"]
@@ -67,6 +68,10 @@ class Predictor(Protocol):
     def name(self) -> str: ...
     @property
     def slots(self) -> tuple[int, ...]: ...
+    @property
+    def computes(self) -> bool:
+        """Whether a prediction takes work; if not, it is one of the inputs as it is, or nothing."""
+        ...
 
     def applies(self, shape: Shape, inputs: Inputs) -> bool:
         """Whether all slots are there and fit the block."""
@@ -76,8 +81,13 @@ class Predictor(Protocol):
         """The parameters for these words (a sample of the block), as they go into the record; None if nothing fits."""
         ...
 
-    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
+    def predict(
+        self, shape: Shape, inputs: Inputs, params: bytes, *, source: str, out: Words | None = None
+    ) -> Prediction:
         """The prediction; the same on every machine.
+
+        Args:
+            out: where a prediction that is computed is put; a new array if None. Overlaps no input.
 
         Raises:
             CorruptObjectError: the parameters or inputs are not what the predictor takes.
@@ -86,21 +96,29 @@ class Predictor(Protocol):
 
 
 class Coder(Protocol):
-    """Turns words, given their prediction, into a payload and back. Stateless; its ``id`` never changes meaning."""
+    """Turns a payload, given the prediction, into words. Stateless; its ``id`` never changes meaning.
+
+    How words become payloads differs from coder to coder; ``codec/choice.py`` knows them all.
+    """
 
     @property
     def id(self) -> int: ...
     @property
     def name(self) -> str: ...
 
-    def encode(self, values: Words, prediction: Prediction, shape: Shape, *, level: int) -> bytes | memoryview | None:
-        """The payload; None, or one as long as the words, where they are better kept raw."""
-        ...
-
-    def decode(self, payload: memoryview, prediction: Prediction, shape: Shape, *, source: str) -> Words:
-        """The words, in an array that the caller may keep and change.
+    def decode(
+        self,
+        payload: memoryview,
+        prediction: Prediction,
+        shape: Shape,
+        out: Words,
+        workspace: Workspace,
+        *,
+        source: str,
+    ) -> None:
+        """Put the words into ``out``, which may be the prediction itself.
 
         Raises:
-            CorruptObjectError: the payload is not one that :meth:`encode` wrote for this shape.
+            CorruptObjectError: the payload is not one that this coder wrote for this shape.
         """
         ...

@@ -19,6 +19,7 @@ __all__ = [
     "Tile",
     "decode_record",
     "encode_record",
+    "frame_record",
     "parse_record_header",
 ]
 
@@ -104,6 +105,27 @@ def encode_record(record: Record) -> bytes:
     Raises:
         InvalidArgumentError: section 5 does not allow such a record.
     """
+    front = _front(record)
+    return b"".join((front, record.payload))
+
+
+def frame_record(record: Record, buffer: bytearray | memoryview, at: int) -> Buffer:
+    """The bytes of a record, made around a payload that lies in ``buffer`` from ``at`` on: without a copy of it, as a
+    view of the buffer, where there is room enough before it.
+
+    Raises:
+        InvalidArgumentError: as :func:`encode_record`.
+    """
+    front = _front(record)
+    if len(front) > at:
+        return b"".join((front, record.payload))
+    start = at - len(front)
+    buffer[start:at] = front
+    return memoryview(buffer)[start : at + len(record.payload)]
+
+
+def _front(record: Record) -> bytes:
+    """What a record has before its payload."""
     origin = Origin()
     _check(record, origin)
     meta = bytearray()
@@ -114,7 +136,7 @@ def encode_record(record: Record) -> bytes:
         MAGIC, record.dtype, record.predictor, record.coder, 0, len(meta), len(record.payload), record.address, 0
     )[:_CHECKSUMMED]
     checksum = checksum64(head, meta, record.payload)
-    return b"".join((head, struct.pack("<Q", checksum), meta, record.payload))
+    return b"".join((head, struct.pack("<Q", checksum), meta))
 
 
 def decode_record(data: Buffer, *, source: str, offset: int = 0) -> Record:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec import Choice, CodecOptions, choose, encode_block
-from deltackpt.format.record import Record, encode_record
+from deltackpt.codec import Choice, CodecOptions, Workspace, choose, encode_block
+from deltackpt.format.hashing import Buffer
+from deltackpt.format.record import Record, frame_record
 from deltackpt.pipeline.bases import Bases, GroupBases
 from deltackpt.pipeline.offers import Member, Offer, make_offers
 from deltackpt.pipeline.plan_save import BlockTask
@@ -18,6 +19,9 @@ from deltackpt.store.base import BaseBlock, RecordRef
 __all__ = ["EncodedBlock", "Repeat", "Resolved", "StoredBlock", "TakenBlock", "resolve_group"]
 
 Bytes = NDArray[np.uint8]
+
+# Left free before a payload, so that a record's header and meta fit there: all but those of some hundred needs do.
+_ROOM = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,16 +58,18 @@ class EncodedBlock:
     """The block is a new record.
 
     Attributes:
-        record, data: its parts and its bytes.
+        record, data: its parts and its bytes. Both look into ``buffer``.
         needs: what it is decoded from, in the order of the record's needs: blocks of the base, or positions in the
             group.
         depth: how many records are decoded to get it.
+        buffer: to be given back to the workspace when the record was put away.
     """
 
     record: Record
-    data: bytes
+    data: Buffer
     needs: tuple[BaseBlock | int, ...]
     depth: int
+    buffer: Bytes
 
 
 Resolved = StoredBlock | Repeat | EncodedBlock
@@ -82,13 +88,13 @@ class _Pick:
 
 
 def resolve_group(
-    group: Sequence[TakenBlock], bases: Bases, options: CodecOptions, max_depth: int
+    group: Sequence[TakenBlock], bases: Bases, options: CodecOptions, max_depth: int, workspace: Workspace
 ) -> dict[int, Resolved]:
     """Decide what each block of a group becomes: by position, in the order in which they are to be stored.
 
     Base blocks are read once for the whole group.
     """
-    resolver = _Resolver(group, GroupBases(bases), max_depth)
+    resolver = _Resolver(group, GroupBases(bases), max_depth, workspace)
     resolved: dict[int, Resolved] = {}
     duplicates = {}
     for position, taken in enumerate(group):
@@ -102,7 +108,7 @@ def resolve_group(
             resolved[position] = duplicates[position]
             continue
         pick = picks.get(position) or resolver.pick(position)
-        block = _encode(group[position], pick, resolver.members, options)
+        block = _encode(group[position], pick, resolver.members, options, workspace)
         resolver.settle(position, block.depth, len(block.data))
         resolved[position] = block
     return resolved
@@ -115,16 +121,18 @@ class _Resolver:
         members: all of them; those with a depth may be partners.
     """
 
-    def __init__(self, group: Sequence[TakenBlock], bases: GroupBases, max_depth: int) -> None:
+    def __init__(self, group: Sequence[TakenBlock], bases: GroupBases, max_depth: int, workspace: Workspace) -> None:
         self.members = [Member(taken.task, taken.data, taken.address) for taken in group]
         self.bases = bases
         self._max_depth = max_depth
+        self._workspace = workspace
 
     def pick(self, position: int) -> _Pick:
         """What the block is best predicted from, given those settled so far."""
         offers = make_offers(position, self.members, self.bases, self._max_depth)
         member = self.members[position]
-        return _Pick(offers, choose(member.data, member.task.item.dtype, [offer.candidate for offer in offers]))
+        candidates = [offer.candidate for offer in offers]
+        return _Pick(offers, choose(member.data, member.task.item.dtype, candidates, self._workspace))
 
     def settle(self, position: int, depth: int | None, stored: int = 0) -> None:
         """Make a block a partner of those to come; without a depth, none any more."""
@@ -169,9 +177,11 @@ def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repea
     return None
 
 
-def _encode(taken: TakenBlock, pick: _Pick, members: Sequence[Member], options: CodecOptions) -> EncodedBlock:
+def _encode(
+    taken: TakenBlock, pick: _Pick, members: Sequence[Member], options: CodecOptions, workspace: Workspace
+) -> EncodedBlock:
     candidates = [offer.candidate for offer in pick.offers]
-    encoded = encode_block(taken.data, taken.task.item.dtype, candidates, options, pick.choice)
+    encoded = encode_block(taken.data, taken.task.item.dtype, candidates, options, pick.choice, workspace, room=_ROOM)
     offer = Offer.none() if encoded.choice is None else pick.offers[encoded.choice]
     record = Record(
         dtype=taken.task.item.dtype.code,
@@ -183,4 +193,6 @@ def _encode(taken: TakenBlock, pick: _Pick, members: Sequence[Member], options: 
         params=encoded.params,
         payload=encoded.payload,
     )
-    return EncodedBlock(record, encode_record(record), offer.sources, offer.depth(members))
+    assert encoded.buffer is not None
+    data = frame_record(record, encoded.buffer.data, _ROOM)
+    return EncodedBlock(record, data, offer.sources, offer.depth(members), encoded.buffer)

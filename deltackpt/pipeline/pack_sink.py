@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from deltackpt.backend.base import Backend
-from deltackpt.format.hashing import blake3_digest
+from deltackpt.format.hashing import Buffer, blake3_digest
 from deltackpt.format.index import PackInfo
 from deltackpt.format.keys import pack_key
 from deltackpt.format.pack import PackBuilder
@@ -34,8 +34,8 @@ class PackSink:
         self._packs: list[PackInfo | None] = []
         self._put: Future[None] | None = None
 
-    def add(self, artifact: str, record: bytes) -> tuple[int, int]:
-        """Append a record; gives the number of its pack and its offset there."""
+    def add(self, artifact: str, record: Buffer) -> tuple[int, int]:
+        """Append a copy of a record; gives the number of its pack and its offset there."""
         filling = self._open.get(artifact)
         if filling is not None and filling.builder.size + len(record) > self._pack_bytes:
             self._close(artifact)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from deltackpt.codec import CodecOptions
+from deltackpt.codec import CodecOptions, Workspace
 from deltackpt.errors import IncompleteSaveError, InvalidArgumentError
 from deltackpt.format import hashing
 from deltackpt.format.index import IndexHeader, encode_index
@@ -98,17 +98,18 @@ def _write(
     plans = plan_save(items, base, chain, block_elements=options.block_elements, max_depth=options.max_depth)
     bases = Bases(store, base, cache)
     codec = CodecOptions(level=options.level)
+    workspace = Workspace()
     cache.begin_save(settings.base_memory)
     with (
         PackSink(store.backend, options.pack_bytes) as sink,
         ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-save") as executor,
     ):
-        rows = _Rows(IndexBuilder(), sink, cache if chain.keep else None, announcement)
+        rows = _Rows(IndexBuilder(), sink, cache if chain.keep else None, announcement, workspace)
         window = settings.threads + 1
         groups = (group for plan in plans for group in plan.blocks)
         taken = _note_repeats(ordered_map(executor, _take, groups, window=window))
         resolved = ordered_map(
-            executor, lambda t: (t, resolve_group(t, bases, codec, options.max_depth)), taken, window=window
+            executor, lambda t: (t, resolve_group(t, bases, codec, options.max_depth, workspace)), taken, window=window
         )
         for plan in plans:
             rows.add_groups(plan, resolved)
@@ -149,13 +150,19 @@ class _Rows:
     """The last arrow: puts resolved blocks, in order, into packs, the index and the cache of later bases."""
 
     def __init__(
-        self, builder: IndexBuilder, sink: PackSink, cache: BaseCache | None, announcement: Announcement
+        self,
+        builder: IndexBuilder,
+        sink: PackSink,
+        cache: BaseCache | None,
+        announcement: Announcement,
+        workspace: Workspace,
     ) -> None:
         self._announcement = announcement
         self.builder = builder
         self.duplicates = 0
         self._sink = sink
         self._cache = cache
+        self._workspace = workspace
         self._places: dict[int, RecordRef | int] = {}
 
     def add_groups(self, plan: GroupPlan, groups: Iterator[tuple[list[TakenBlock], dict[int, Resolved]]]) -> None:
@@ -185,6 +192,7 @@ class _Rows:
 
     def _add(self, taken: TakenBlock, block: EncodedBlock, needs: tuple[RecordRef | int, ...]) -> int:
         pack, offset = self._sink.add(taken.task.item.artifact, block.data)
+        self._workspace.give(block.buffer)
         return self.builder.add(
             NewRecord(
                 address=taken.address,

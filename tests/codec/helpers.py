@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec import Candidate, CodecOptions, Encoded, decode_block, encode_block
+from deltackpt.codec import Candidate, CodecOptions, Encoded, decode_block, encode_block, rans
+from deltackpt.codec.kernels import Kernels
 from deltackpt.codec.registry import PREVIOUS
 from deltackpt.codec.residual import Words
+from deltackpt.codec.workspace import Workspace
 from deltackpt.tensor.dtypes import DType
 
 Bytes = NDArray[np.uint8]
@@ -59,3 +61,44 @@ def round_trip(data: Bytes, dtype: DType, base: Bytes | None = None, **options: 
     assert decoded.dtype == np.uint8
     assert decoded.tobytes() == data.tobytes()
     return encoded
+
+
+def reference_payload(
+    values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType
+) -> bytes | None:
+    """What the numpy implementation of coder rans makes of the words."""
+    survey = rans.take_survey(values, prediction, context, dtype)
+    return rans.encode(values, prediction, context, dtype, survey)
+
+
+def kernel_payload(
+    kernels: Kernels, values: Words, prediction: Words | None, context: NDArray[np.uint8] | None, dtype: DType
+) -> bytes | None:
+    """What compiled kernels make of the words."""
+    space = Workspace()
+    survey = kernels.survey(values, prediction, context, dtype, space)
+    out = np.empty(kernels.bound(dtype, values.size), np.uint8)
+    length = kernels.encode(values, prediction, context, dtype, survey, out, space)
+    return None if length is None else out[:length].tobytes()
+
+
+def kernel_words(
+    kernels: Kernels,
+    payload: memoryview,
+    count: int,
+    prediction: Words | None,
+    context: NDArray[np.uint8] | None,
+    dtype: DType,
+    source: str = "test",
+) -> Words:
+    """The words that compiled kernels read from a payload, which must not depend on where they put them."""
+    out, space = np.empty(count, dtype.word), Workspace()
+    if prediction is not None:
+        out[:] = prediction
+        kernels.decode(payload, out, context, dtype, out, space, source=source)
+        beside = np.empty(count, dtype.word)
+        kernels.decode(payload, prediction, context, dtype, beside, space, source=source)
+        assert out.tobytes() == beside.tobytes()
+    else:
+        kernels.decode(payload, None, context, dtype, out, space, source=source)
+    return out

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from deltackpt.codec import rans
 from deltackpt.codec.kernels import VARIANTS, Kernels, open_library
 from deltackpt.codec.residual import Words, from_residual
+from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType, by_name
-from tests.codec.helpers import noise, special_words
+from tests.codec.helpers import kernel_payload, kernel_words, noise, reference_payload, special_words
 
 NAMES = ("float32", "bfloat16", "float16", "int32", "uint16", "complex64")
 KERNELS = [kernels for name in VARIANTS if (kernels := open_library(name)[0]) is not None]
@@ -31,19 +32,18 @@ Context = NDArray[np.uint8] | None
 def check(values: Words, prediction: Words | None, context: Context, dtype: DType) -> bytes | None:
     """All implementations agree and give the words back. The payload, or None where the words are kept raw."""
     guess = np.zeros_like(values) if prediction is None else prediction
-    payload = rans.encode(values, guess, context, dtype)
-    estimate = rans.estimate(values, guess, context, dtype)
+    payload = reference_payload(values, guess, context, dtype)
+    survey = rans.take_survey(values, guess, context, dtype)
     for kernels in KERNELS:
-        found = kernels.encode(values, prediction, context, dtype)
-        assert (None if found is None else bytes(found)) == payload, kernels.variant
-        assert kernels.estimate(values, prediction, context, dtype) == estimate
+        assert kernel_payload(kernels, values, prediction, context, dtype) == payload, kernels.variant
+        assert kernels.survey(values, prediction, context, dtype, Workspace()) == survey
     if payload is None:
         return None
     assert len(payload) < values.nbytes
     view = memoryview(payload)
     assert rans.decode(view, guess, context, dtype, source="test").tobytes() == values.tobytes()
     for kernels in KERNELS:
-        decoded = kernels.decode(view, values.size, prediction, context, dtype, source="test")
+        decoded = kernel_words(kernels, view, values.size, prediction, context, dtype)
         assert decoded.tobytes() == values.tobytes(), kernels.variant
     return payload
 
@@ -204,7 +204,7 @@ def payloads() -> list[tuple[DType, Words, Context, bytes]]:
         values, base = walk(dtype, count, 1, scale)
         values[::50] = noise(dtype, values[::50].size)
         for context in (None, (np.arange(count) % 5).astype(np.uint8)):
-            payload = rans.encode(values, base, context, dtype)
+            payload = reference_payload(values, base, context, dtype)
             assert payload is not None
             found.append((dtype, base, context, payload))
     return found
@@ -225,7 +225,7 @@ def survives(payload: bytes, base: Words, context: Context, dtype: DType) -> boo
 
     results = [outcome(lambda: rans.decode(view, base, context, dtype, source="x"))]
     for kernels in KERNELS:
-        decode = functools.partial(kernels.decode, view, base.size, base, context, dtype, source="x")
+        decode = functools.partial(kernel_words, kernels, view, base.size, base, context, dtype, "x")
         results.append(outcome(decode))
     assert results[0] != b"names no object"
     assert all(result == results[0] for result in results)

@@ -24,7 +24,7 @@ def payload_of(case: Case) -> bytes:
     base = np.zeros_like(values)
     if case.base is not None:
         base = np.frombuffer(to_bytes(case.base, case.dtype), case.dtype.word)
-    payload = rans.encode(values, base, None, case.dtype)
+    payload = rans.encode(values, base, None, case.dtype, rans.take_survey(values, base, None, case.dtype))
     assert payload is not None, case.name
     return payload
 

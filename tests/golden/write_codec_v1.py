@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deltackpt.codec import registry
+from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.types import Shape, Slot
 from deltackpt.format.hashing import address
 from deltackpt.format.pack import PackBuilder
@@ -21,7 +22,6 @@ def record_of(case: Case) -> bytes:
     """The record of a case as this version of the package writes it with the case's predictor and coder."""
     shape = Shape(case.dtype, WORDS)
     predictor = registry.predictor(case.predictor, source=case.name)
-    coder = registry.coder(case.coder, source=case.name)
     inputs: dict[int, Slot] = {}
     needs: tuple[Need, ...] = ()
     if case.base is not None:
@@ -32,13 +32,12 @@ def record_of(case: Case) -> bytes:
     params = predictor.fit(values, shape, inputs)
     assert params is not None
     prediction = predictor.predict(shape, inputs, params, source=case.name)
-    payload = coder.encode(values, prediction, shape, level=1)
-    assert payload is not None
+    payload = Planes().encode(values, prediction, shape, level=1) if case.coder else values.tobytes()
     return encode_record(
         Record(
             dtype=case.dtype.code,
             predictor=predictor.id,
-            coder=coder.id,
+            coder=case.coder,
             address=address(case.data),
             shape=(len(case.data) // case.dtype.itemsize,),
             needs=needs,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deltackpt.codec import registry
+from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.types import Shape, Slot
 from deltackpt.format.hashing import address
 from deltackpt.format.pack import PackBuilder
@@ -27,8 +28,7 @@ def predicted_record(case: PredictedCase) -> bytes:
     predictor = registry.predictor(case.predictor, source=case.name)
     prediction = predictor.predict(shape, inputs, case.params, source=case.name)
     values = np.frombuffer(case.data, case.dtype.word)
-    payload = registry.coder(PLANES, source=case.name).encode(values, prediction, shape, level=1)
-    assert payload is not None
+    payload = Planes().encode(values, prediction, shape, level=1)
     return encode_record(
         Record(
             dtype=case.dtype.code,

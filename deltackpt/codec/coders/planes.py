@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deltackpt.codec.residual import Words, from_residual, to_residual
 from deltackpt.codec.sampling import plane_bits
 from deltackpt.codec.types import Prediction, Shape
+from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError, TruncatedObjectError
 
 __all__ = ["Planes"]
@@ -41,11 +42,20 @@ class Planes:
             bodies.append(body)
         return b"".join((bytes(heads), *bodies))
 
-    def decode(self, payload: memoryview, prediction: Prediction, shape: Shape, *, source: str) -> Words:
+    def decode(
+        self,
+        payload: memoryview,
+        prediction: Prediction,
+        shape: Shape,
+        out: Words,
+        workspace: Workspace,
+        *,
+        source: str,
+    ) -> None:
         width = shape.dtype.word_bytes
         if len(payload) < width * _HEAD.size:
             raise TruncatedObjectError("payload ends in its table of planes", where=source)
-        residual = np.empty(shape.words, dtype=shape.dtype.word)
+        residual = np.empty_like(out) if prediction.values is out else out
         by_significance = residual.view(np.uint8).reshape(shape.words, width)
         start = width * _HEAD.size
         for number in range(width):
@@ -57,7 +67,9 @@ class Planes:
             start += length
         if start != len(payload):
             raise CorruptObjectError(f"{len(payload) - start} bytes after the last plane", where=source)
-        return from_residual(residual, prediction.values, shape.dtype.kind)
+        words = from_residual(residual, prediction.values, shape.dtype.kind)
+        if residual is not out:
+            out[:] = words
 
 
 def _encode_plane(plane: NDArray[np.uint8], level: int) -> tuple[int, bytes]:

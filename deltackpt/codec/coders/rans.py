@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deltackpt.codec import kernels, rans
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Prediction, Shape
+from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError
 
 __all__ = ["Rans"]
@@ -29,30 +30,57 @@ class Rans:
         """Whether the format defines this coder for such a block."""
         return shape.words > 0 and shape.dtype.word_bytes in (2, 4)
 
-    def encode(self, values: Words, prediction: Prediction, shape: Shape, *, level: int) -> memoryview | None:
+    def survey(self, values: Words, prediction: Prediction, shape: Shape, workspace: Workspace) -> rans.Survey:
+        """What a sample of the block tells, for a choice and for :meth:`encode`."""
         found = kernels.active()
         context = _context(prediction, shape, "encoder")
         if found is not None:
-            return found.encode(values, prediction.values, context, shape.dtype)
-        payload = rans.encode(values, _values(prediction, shape), context, shape.dtype)
-        return None if payload is None else memoryview(payload)
+            return found.survey(values, prediction.values, context, shape.dtype, workspace)
+        return rans.take_survey(values, _values(prediction, shape), context, shape.dtype)
 
-    def estimate(self, values: Words, prediction: Prediction, shape: Shape) -> float:
-        """About how many bits a word costs; from a sample."""
+    def bound(self, shape: Shape) -> int:
+        """Bytes of the buffer that :meth:`encode` writes to."""
+        found = kernels.active()
+        return shape.words * shape.dtype.word_bytes if found is None else found.bound(shape.dtype, shape.words)
+
+    def encode(
+        self,
+        values: Words,
+        prediction: Prediction,
+        shape: Shape,
+        survey: rans.Survey,
+        out: NDArray[np.uint8],
+        workspace: Workspace,
+    ) -> int | None:
+        """The length of the payload at the start of ``out``; None where it would not be shorter than the words."""
         found = kernels.active()
         context = _context(prediction, shape, "encoder")
         if found is not None:
-            return found.estimate(values, prediction.values, context, shape.dtype) / 256
-        return rans.estimate(values, _values(prediction, shape), context, shape.dtype) / 256
+            return found.encode(values, prediction.values, context, shape.dtype, survey, out, workspace)
+        payload = rans.encode(values, _values(prediction, shape), context, shape.dtype, survey)
+        if payload is None:
+            return None
+        out[: len(payload)] = np.frombuffer(payload, np.uint8)
+        return len(payload)
 
-    def decode(self, payload: memoryview, prediction: Prediction, shape: Shape, *, source: str) -> Words:
+    def decode(
+        self,
+        payload: memoryview,
+        prediction: Prediction,
+        shape: Shape,
+        out: Words,
+        workspace: Workspace,
+        *,
+        source: str,
+    ) -> None:
         if not self.serves(shape):
             raise CorruptObjectError(f"coder rans is not defined for {shape.words} {shape.dtype.name}", where=source)
         found = kernels.active()
         context = _context(prediction, shape, source)
         if found is not None:
-            return found.decode(payload, shape.words, prediction.values, context, shape.dtype, source=source)
-        return rans.decode(payload, _values(prediction, shape), context, shape.dtype, source=source)
+            found.decode(payload, prediction.values, context, shape.dtype, out, workspace, source=source)
+        else:
+            out[:] = rans.decode(payload, _values(prediction, shape), context, shape.dtype, source=source)
 
 
 def _values(prediction: Prediction, shape: Shape) -> Words:

@@ -8,6 +8,7 @@ import numpy as np
 
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Prediction, Shape
+from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError
 
 __all__ = ["Raw"]
@@ -20,14 +21,20 @@ class Raw:
     id: int = 0
     name: str = "raw"
 
-    def encode(self, values: Words, prediction: Prediction, shape: Shape, *, level: int) -> bytes:
-        return values.tobytes()
-
-    def decode(self, payload: memoryview, prediction: Prediction, shape: Shape, *, source: str) -> Words:
+    def decode(
+        self,
+        payload: memoryview,
+        prediction: Prediction,
+        shape: Shape,
+        out: Words,
+        workspace: Workspace,
+        *,
+        source: str,
+    ) -> None:
         if prediction.values is not None or prediction.context is not None:
             raise CorruptObjectError("coder raw takes no prediction", where=source)
         if len(payload) != shape.words * shape.dtype.word_bytes:
             raise CorruptObjectError(
                 f"raw payload of {len(payload)} bytes for {shape.words} words of {shape.dtype.word_bytes}", where=source
             )
-        return np.frombuffer(payload, dtype=shape.dtype.word).copy()
+        out[:] = np.frombuffer(payload, dtype=shape.dtype.word)

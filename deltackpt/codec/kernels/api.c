@@ -1,8 +1,6 @@
 /* What the Python side calls: a block to a payload and back. */
 #include "rans.h"
 
-#include <stdlib.h>
-
 #if DK_X86
 #include <cpuid.h>
 #endif
@@ -136,66 +134,28 @@ static void put_header(uint8_t *out, const dk_plan *plan)
     put32(out + 22, plan->escapes);
 }
 
-/* What the encoder needs besides the output. Side streams grow: large buffers that are hardly used would make malloc
- * give memory back to the system, and take it again, for every block. */
-typedef struct {
-    dk_encode_table table;
-    dk_frequencies frequencies;
-    uint32_t counts[DK_CONTEXTS * DK_SYMBOLS];
-    uint8_t *extras, *escapes;
-    size_t extras_room, escapes_room;
-} encode_scratch;
-
-/* Rows encoded between two looks at the room in the side streams. */
-#define STRETCH 512
-
-/* Room for so many bytes more at *at. 0 without memory. */
-static int make_room(uint8_t **start, size_t *room, uint8_t **at, size_t more)
-{
-    size_t used = *start ? (size_t)(*at - *start) : 0;
-    if (*start && *room - used >= more) return 1;
-    size_t wanted = 2 * used + more;
-    uint8_t *moved = realloc(*start, wanted);
-    if (!moved) return 0;
-    *start = moved;
-    *room = wanted;
-    *at = moved + used;
-    return 1;
-}
-
-static int encode_stretches(const variant_functions *f, const dk_block *block, const dk_plan *plan,
-                            encode_scratch *scratch, dk_encoder *e)
+static int encode_streams(const variant_functions *f, const dk_block *block, const dk_plan *plan,
+                          const dk_encode_table *table, dk_encoder *e)
 {
     const uint64_t n = block->count, rows = plan->lanes_log2 == 6 ? n / DK_LANES : 0;
-    e->extras = e->escapes = NULL;
-    for (uint64_t row = 0;;) {
-        if (!make_room(&scratch->extras, &scratch->extras_room, &e->extras, STRETCH * DK_LANES + VECTOR) ||
-            !make_room(&scratch->escapes, &scratch->escapes_room, &e->escapes,
-                       (size_t)STRETCH * DK_LANES * block->word + VECTOR))
-            return DK_NO_MEMORY;
-        /* What is left of a row is less than a stretch, and so is a block of few lanes. */
-        if (row == rows) return dk_encode_some(block, plan, &scratch->table, e, rows * DK_LANES, n - rows * DK_LANES);
-        uint64_t now = rows - row < STRETCH ? rows - row : STRETCH;
-        int failed = f->encode(block, plan, &scratch->table, e, row * DK_LANES, now);
-        if (failed) return failed;
-        row += now;
-    }
+    int failed = f->encode(block, plan, table, e, 0, rows);
+    return failed ? failed : dk_encode_some(block, plan, table, e, rows * DK_LANES, n - rows * DK_LANES);
 }
 
-static int64_t encode_coded(const variant_functions *f, const dk_block *block, encode_scratch *scratch, uint8_t *out)
+static int64_t encode_coded(const variant_functions *f, const dk_block *block, const dk_survey *survey, uint8_t *out,
+                            dk_scratch *scratch)
 {
     const uint64_t n = block->count, raw = n * block->word;
     uint64_t samples = SAMPLES(block->word);
-    dk_plan plan;
+    uint32_t *counts = scratch->u.encode.counts;
+    dk_plan plan = survey->plan;
     dk_encoder e;
-    uint64_t cost = dk_make_plan(block, &plan);
-    if (cost == UINT64_MAX) return DK_NO_MEMORY;
     /* Where few symbols occur, the rare ones are what costs. */
-    if (cost / dk_planned(n) < SPARSE_Q16 && samples < n / 2) samples = n / 2;
-    if (dk_count(block, &plan, f->index, samples, scratch->counts)) return DK_NO_MEMORY;
+    if (survey->cost / survey->taken < SPARSE_Q16 && samples < n / 2) samples = n / 2;
+    dk_count(block, &plan, f->index, samples, scratch->u.encode.turns, counts);
     for (uint32_t c = 0; c < plan.contexts; c++)
-        dk_normalize(scratch->counts + c * DK_SYMBOLS, n > samples, plan.precision, scratch->frequencies[c]);
-    dk_fill_encode_table(scratch->frequencies, &plan, &scratch->table);
+        dk_normalize(counts + c * DK_SYMBOLS, n > samples, plan.precision, scratch->frequencies[c]);
+    dk_fill_encode_table(scratch->frequencies, &plan, &scratch->u.encode.table);
     plan.table_bytes = (uint32_t)dk_put_tables(scratch->frequencies, &plan, out + DK_HEADER);
 
     uint8_t *at = out + DK_HEADER + plan.table_bytes;
@@ -205,59 +165,58 @@ static int64_t encode_coded(const variant_functions *f, const dk_block *block, e
     at += plan.shift & 8 ? n : 0;
     e.nibble = at;
     at += plan.shift & 4 ? (n + 1) / 2 : 0;
-    uint8_t *words = at;
+    uint8_t *words = at, *extras = scratch->side_streams, *escapes = extras + n + VECTOR;
     e.words = at;
     e.words_end = out + raw + SLACK - VECTOR;
     if (at > e.words_end) return DK_TOO_LARGE;
+    e.extras = extras;
+    e.escapes = escapes;
     for (uint32_t lane = 0; lane < DK_LANES; lane++) e.state[lane] = DK_STATE_LOW;
 
-    int failed = encode_stretches(f, block, &plan, scratch, &e);
+    int failed = encode_streams(f, block, &plan, &scratch->u.encode.table, &e);
     if (failed) return failed;
 
     plan.words = (uint32_t)((e.words - words) / 2);
-    plan.extras = (uint32_t)(e.extras - scratch->extras);
-    plan.escapes = (uint32_t)((uint64_t)(e.escapes - scratch->escapes) / block->word);
+    plan.extras = (uint32_t)(e.extras - extras);
+    plan.escapes = (uint32_t)((uint64_t)(e.escapes - escapes) / block->word);
     uint64_t lanes = (uint64_t)1 << plan.lanes_log2, escape_bytes = (uint64_t)plan.escapes * block->word;
     uint64_t total = (uint64_t)(e.words - out) + plan.extras + escape_bytes + 4 * lanes;
     if (total >= raw) return DK_TOO_LARGE;
     put_header(out, &plan);
     at = e.words;
-    memcpy(at, scratch->extras, plan.extras);
+    memcpy(at, extras, plan.extras);
     at += plan.extras;
-    memcpy(at, scratch->escapes, escape_bytes);
+    memcpy(at, escapes, escape_bytes);
     at += escape_bytes;
     memcpy(at, e.state, 4 * lanes);
     return (int64_t)total;
 }
 
-/* The payload's length, or a negative result. out holds dk_bound bytes; count is at least 1 and below 2^31. */
-DK_PUBLIC int64_t dk_encode(int variant, const dk_block *block, uint8_t *out)
+/* Bytes of scratch for any of the functions below. */
+DK_PUBLIC uint64_t dk_scratch_bytes(uint64_t count, uint32_t word)
+{
+    return sizeof(dk_scratch) + count * (1 + word) + 2 * VECTOR;
+}
+
+/* What a sample of the block tells. */
+DK_PUBLIC void dk_survey_block(const dk_block *block, dk_survey *survey, dk_scratch *scratch)
+{
+    dk_take_survey(block, survey, &scratch->u.survey);
+}
+
+/* The payload's length, or a negative result. survey is of this block; out holds dk_bound bytes; count is at least 1
+ * and below 2^31. */
+DK_PUBLIC int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, uint8_t *out, dk_scratch *scratch)
 {
     variant_functions f = functions_of(variant);
-    const uint64_t n = block->count;
     uint32_t first = residual_at(block, 0);
     if (is_constant(block, first)) {
-        if (n < 3) return DK_TOO_LARGE;
+        if (block->count < 3) return DK_TOO_LARGE;
         out[0] = METHOD_CONSTANT;
         memcpy(out + 1, &first, block->word);
         return 1 + (int64_t)block->word;
     }
-    encode_scratch *scratch = malloc(sizeof *scratch);
-    if (!scratch) return DK_NO_MEMORY;
-    scratch->extras = scratch->escapes = NULL;
-    int64_t result = encode_coded(&f, block, scratch, out);
-    free(scratch->escapes);
-    free(scratch->extras);
-    free(scratch);
-    return result;
-}
-
-/* An estimate of the payload's bits, in 1/256 bits an element; negative without memory. */
-DK_PUBLIC int64_t dk_estimate(const dk_block *block)
-{
-    dk_plan plan;
-    uint64_t cost = dk_make_plan(block, &plan);
-    return cost == UINT64_MAX ? DK_NO_MEMORY : (int64_t)(cost / dk_planned(block->count) / 256);
+    return encode_coded(&f, block, survey, out, scratch);
 }
 
 static int get_header(const uint8_t *in, const dk_block *block, dk_plan *plan)
@@ -306,8 +265,9 @@ static int fill_constant(const dk_block *block, const uint8_t *payload, uint64_t
 }
 
 static int decode_coded(const variant_functions *f, const dk_block *block, const uint8_t *payload, uint64_t length,
-                        uint32_t *table, dk_frequencies frequencies, uint8_t *out)
+                        dk_scratch *scratch, uint8_t *out)
 {
+    uint32_t *table = scratch->u.decode_table;
     const uint64_t n = block->count;
     dk_plan plan;
     dk_decoder d;
@@ -322,9 +282,9 @@ static int decode_coded(const variant_functions *f, const dk_block *block, const
     if (length > total) return DK_TRAILING;
 
     const uint8_t *at = payload + DK_HEADER;
-    failed = dk_get_tables(at, plan.table_bytes, &plan, frequencies);
+    failed = dk_get_tables(at, plan.table_bytes, &plan, scratch->frequencies);
     if (failed) return failed;
-    dk_fill_decode_table(frequencies, &plan, table);
+    dk_fill_decode_table(scratch->frequencies, &plan, table);
     at += plan.table_bytes;
     d.wide = at;
     d.byte = d.wide + wide;
@@ -349,19 +309,15 @@ static int decode_coded(const variant_functions *f, const dk_block *block, const
     return 0;
 }
 
-/* 0 or a negative result. Reads no byte outside payload and the block's arrays, writes count words to out. */
-DK_PUBLIC int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out)
+/* 0 or a negative result. Reads no byte outside payload and the block's arrays, writes count words to out, which may be
+ * the prediction itself. */
+DK_PUBLIC int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out,
+                        dk_scratch *scratch)
 {
     variant_functions f = functions_of(variant);
     if (length < 1) return DK_TRUNCATED;
     if (payload[0] == METHOD_CONSTANT) return fill_constant(block, payload, length, out);
     if (payload[0] != METHOD_CODED) return DK_HEADER_FIELD;
     if (length < DK_HEADER) return DK_TRUNCATED;
-    uint32_t *table = malloc(sizeof(uint32_t) * DK_CONTEXTS << DK_MAX_PRECISION);
-    dk_frequencies *frequencies = malloc(sizeof *frequencies);
-    int result = DK_NO_MEMORY;
-    if (table && frequencies) result = decode_coded(&f, block, payload, length, table, *frequencies, out);
-    free(frequencies);
-    free(table);
-    return result;
+    return decode_coded(&f, block, payload, length, scratch, out);
 }

@@ -1,12 +1,6 @@
 /* How often each symbol occurs in each context, in a sample. */
 #include "rans.h"
 
-#include <stdlib.h>
-
-/* Four counters for each symbol, as the same symbol often follows itself. */
-#define TURNS 4
-#define CELLS (DK_CONTEXTS * DK_SYMBOLS)
-
 static uint32_t symbol_index(const dk_block *block, const dk_plan *plan, uint64_t i)
 {
     uint32_t p = dk_prediction(block, i), z = dk_residual(dk_load(block->values, i, block->word), p, block);
@@ -20,24 +14,22 @@ void dk_index_row_scalar(const dk_block *block, const dk_plan *plan, uint64_t st
     for (uint64_t i = 0; i < DK_LANES; i++) index[i] = (uint16_t)symbol_index(block, plan, start + i);
 }
 
-int dk_count(const dk_block *block, const dk_plan *plan, dk_index_row index_row, uint64_t samples,
-             uint32_t counts[CELLS])
+void dk_count(const dk_block *block, const dk_plan *plan, dk_index_row index_row, uint64_t samples,
+              uint32_t turns[DK_TURNS * DK_CELLS], uint32_t counts[DK_CELLS])
 {
+    const size_t cells = (size_t)plan->contexts * DK_SYMBOLS;
     uint16_t index[DK_LANES];
-    uint32_t *turn = calloc((size_t)TURNS * CELLS, sizeof *turn);
-    if (!turn) return DK_NO_MEMORY;
+    for (size_t t = 0; t < DK_TURNS; t++) memset(turns + t * DK_CELLS, 0, cells * sizeof *turns);
     dk_runs runs = dk_sample_runs(block->count, samples);
     for (uint64_t run = 0; run < runs.runs; run++) {
         uint64_t i = dk_run_start(&runs, run), end = i + runs.length;
         for (; i + DK_LANES <= end; i += DK_LANES) {
             index_row(block, plan, i, index);
-            for (uint32_t k = 0; k < DK_LANES; k += TURNS)
-                for (uint32_t t = 0; t < TURNS; t++) turn[t * CELLS + index[k + t]]++;
+            for (uint32_t k = 0; k < DK_LANES; k += DK_TURNS)
+                for (uint32_t t = 0; t < DK_TURNS; t++) turns[t * DK_CELLS + index[k + t]]++;
         }
-        for (; i < end; i++) turn[symbol_index(block, plan, i)]++;
+        for (; i < end; i++) turns[symbol_index(block, plan, i)]++;
     }
-    for (size_t cell = 0; cell < CELLS; cell++)
-        counts[cell] = turn[cell] + turn[CELLS + cell] + turn[2 * CELLS + cell] + turn[3 * CELLS + cell];
-    free(turn);
-    return 0;
+    for (size_t cell = 0; cell < cells; cell++)
+        counts[cell] = turns[cell] + turns[DK_CELLS + cell] + turns[2 * DK_CELLS + cell] + turns[3 * DK_CELLS + cell];
 }

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec.rans.layout import key_shift_of
+from deltackpt.codec.rans.layout import Plan, Survey, key_shift_of
 from deltackpt.codec.residual import Words
+from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError, DeltackptError, TruncatedObjectError
 from deltackpt.tensor.dtypes import DType
 
@@ -23,14 +24,17 @@ LIBRARY = Path(__file__).with_name("_kernels" + _SUFFIX)
 # In the order of their numbers in rans.h, slowest first.
 VARIANTS = ("scalar", "avx2", "avx512")
 
-_TOO_LARGE, _NO_MEMORY, _TRUNCATED = -1, -2, -3
+_TRUNCATED = -2
 _PROBLEMS = {
-    -4: "bytes are left over",
-    -5: "a field of the header is out of its range",
-    -6: "its tables are damaged",
-    -7: "a stream does not hold what the symbols ask for",
-    -8: "its states do not end where they should",
+    -3: "bytes are left over",
+    -4: "a field of the header is out of its range",
+    -5: "its tables are damaged",
+    -6: "a stream does not hold what the symbols ask for",
+    -7: "its states do not end where they should",
 }
+
+
+_POINTER = ctypes.c_void_p
 
 
 class _Block(ctypes.Structure):
@@ -42,6 +46,20 @@ class _Block(ctypes.Structure):
         ("word", ctypes.c_uint32),
         ("is_float", ctypes.c_uint32),
         ("key_shift", ctypes.c_uint32),
+    )
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = tuple((field.name, ctypes.c_uint32) for field in fields(Plan))
+
+
+class _Survey(ctypes.Structure):
+    _fields_ = (
+        ("cost", ctypes.c_uint64),
+        ("planes", ctypes.c_uint64),
+        ("taken", ctypes.c_uint32),
+        ("repeats", ctypes.c_uint32),
+        ("plan", _Plan),
     )
 
 
@@ -82,63 +100,78 @@ class Kernels:
     def _number(self) -> int:
         return VARIANTS.index(self.variant)
 
+    def bound(self, dtype: DType, count: int) -> int:
+        """Bytes of the buffer that :meth:`encode` writes to."""
+        return int(self.library.dk_bound(count, dtype.word_bytes))
+
+    def survey(
+        self,
+        values: Words,
+        prediction: Words | None,
+        context: NDArray[np.uint8] | None,
+        dtype: DType,
+        workspace: Workspace,
+    ) -> Survey:
+        """What a sample of at least one word tells."""
+        block, out = _block(values, prediction, context, values.size, dtype), _Survey()
+        with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
+            self.library.dk_survey_block(ctypes.byref(block), ctypes.byref(out), scratch.ctypes.data)
+        plan = Plan(*(getattr(out.plan, field.name) for field in fields(Plan)))
+        return Survey(plan, out.cost, out.planes, out.taken, out.repeats)
+
     def encode(
-        self, values: Words, prediction: Words | None, context: NDArray[np.uint8] | None, dtype: DType
-    ) -> memoryview | None:
-        """The payload of at least one word, or None where it would not be smaller than the words.
+        self,
+        values: Words,
+        prediction: Words | None,
+        context: NDArray[np.uint8] | None,
+        dtype: DType,
+        survey: Survey,
+        out: NDArray[np.uint8],
+        workspace: Workspace,
+    ) -> int | None:
+        """The length of the payload in ``out``, or None where it would not be shorter than the words.
 
-        Raises:
-            MemoryError: the kernel's own buffers could not be allocated.
+        Args:
+            survey: of these words.
+            out: :meth:`bound` bytes.
         """
-        block = _block(values, prediction, context, values.size, dtype)
-        out: NDArray[np.uint8] = np.empty(self.library.dk_bound(values.size, dtype.word_bytes), dtype=np.uint8)
-        length = self.library.dk_encode(self._number, ctypes.byref(block), out.ctypes.data)
-        if length == _TOO_LARGE:
-            return None
-        if length < 0:
-            raise MemoryError("no memory for the buffers of the codec")
-        return out.data[:length]
-
-    def estimate(self, values: Words, prediction: Words | None, context: NDArray[np.uint8] | None, dtype: DType) -> int:
-        """About how many 1/256 bits an element costs; from a sample.
-
-        Raises:
-            MemoryError: as :meth:`encode`.
-        """
-        block = _block(values, prediction, context, values.size, dtype)
-        cost = self.library.dk_estimate(ctypes.byref(block))
-        if cost < 0:
-            raise MemoryError("no memory for the buffers of the codec")
-        return int(cost)
+        count, word = values.size, dtype.word_bytes
+        assert out.size >= self.bound(dtype, count)
+        block = _block(values, prediction, context, count, dtype)
+        given = _Survey(survey.cost, survey.planes, survey.taken, survey.repeats, _Plan(*astuple(survey.plan)))
+        with workspace.lend(self.library.dk_scratch_bytes(count, word)) as scratch:
+            length = self.library.dk_encode(
+                self._number, ctypes.byref(block), ctypes.byref(given), out.ctypes.data, scratch.ctypes.data
+            )
+        return None if length < 0 else int(length)
 
     def decode(
         self,
         payload: memoryview,
-        count: int,
         prediction: Words | None,
         context: NDArray[np.uint8] | None,
         dtype: DType,
+        out: Words,
+        workspace: Workspace,
         *,
         source: str,
-    ) -> Words:
-        """``count`` words.
+    ) -> None:
+        """Decode into ``out``, which may be the prediction itself.
 
         Raises:
             CorruptObjectError: the payload is not one that :meth:`encode` wrote.
-            MemoryError: as :meth:`encode`.
         """
-        block = _block(None, prediction, context, count, dtype)
-        out: Words = np.empty(count, dtype=dtype.word)
+        block = _block(None, prediction, context, out.size, dtype)
         data = np.frombuffer(payload, dtype=np.uint8)
-        result = self.library.dk_decode(self._number, ctypes.byref(block), data.ctypes.data, data.size, out.ctypes.data)
-        if result == 0:
-            return out
-        raise _error(result, source)
+        with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
+            result = self.library.dk_decode(
+                self._number, ctypes.byref(block), data.ctypes.data, data.size, _address(out), scratch.ctypes.data
+            )
+        if result != 0:
+            raise _error(result, source)
 
 
-def _error(result: int, source: str) -> DeltackptError | MemoryError:
-    if result == _NO_MEMORY:
-        return MemoryError("no memory for the buffers of the codec")
+def _error(result: int, source: str) -> DeltackptError:
     if result == _TRUNCATED:
         return TruncatedObjectError("rans payload ends early", where=source)
     return CorruptObjectError(f"rans payload: {_PROBLEMS[result]}", where=source)
@@ -156,17 +189,13 @@ def open_library(variant: str | None = None) -> tuple[Kernels | None, str]:
         library = ctypes.CDLL(str(LIBRARY))
         library.dk_bound.argtypes = (ctypes.c_uint64, ctypes.c_uint32)
         library.dk_bound.restype = ctypes.c_uint64
-        library.dk_encode.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+        library.dk_scratch_bytes.argtypes = (ctypes.c_uint64, ctypes.c_uint32)
+        library.dk_scratch_bytes.restype = ctypes.c_uint64
+        library.dk_survey_block.argtypes = (_POINTER, _POINTER, _POINTER)
+        library.dk_survey_block.restype = None
+        library.dk_encode.argtypes = (ctypes.c_int, _POINTER, _POINTER, _POINTER, _POINTER)
         library.dk_encode.restype = ctypes.c_int64
-        library.dk_estimate.argtypes = (ctypes.c_void_p,)
-        library.dk_estimate.restype = ctypes.c_int64
-        library.dk_decode.argtypes = (
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_uint64,
-            ctypes.c_void_p,
-        )
+        library.dk_decode.argtypes = (ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64, _POINTER, _POINTER)
         library.dk_decode.restype = ctypes.c_int
         best = int(library.dk_best_variant())
     except (OSError, AttributeError) as error:

@@ -2,7 +2,7 @@
  *
  * Every variant gives the same bits. Elements go to 64 (or, in small blocks, 16) interleaved states, element i to
  * state i mod lanes; the encoder goes forward, the decoder backward, so that all streams are appended to.
- * No file includes anything but freestanding headers and string.h, stdlib.h.
+ * No file includes anything but freestanding headers and string.h.
  */
 #ifndef DELTACKPT_RANS_H
 #define DELTACKPT_RANS_H
@@ -31,13 +31,12 @@
 /* Results below zero; the Python side has a sentence for each. */
 enum {
     DK_TOO_LARGE = -1, /* encoding: not smaller than the block's bytes */
-    DK_NO_MEMORY = -2,
-    DK_TRUNCATED = -3, /* decoding: the payload ends early */
-    DK_TRAILING = -4,  /* bytes are left over */
-    DK_HEADER_FIELD = -5,
-    DK_TABLE = -6,
-    DK_STREAM = -7, /* a stream does not hold what the symbols ask for */
-    DK_STATE = -8   /* the states do not end where the encoder began */
+    DK_TRUNCATED = -2, /* decoding: the payload ends early */
+    DK_TRAILING = -3,  /* bytes are left over */
+    DK_HEADER_FIELD = -4,
+    DK_TABLE = -5,
+    DK_STREAM = -6, /* a stream does not hold what the symbols ask for */
+    DK_STATE = -7   /* the states do not end where the encoder began */
 };
 
 enum { DK_SCALAR = 0, DK_AVX2 = 1, DK_AVX512 = 2 };
@@ -65,6 +64,15 @@ typedef struct {
     uint32_t table_bytes, words, extras, escapes;
 } dk_plan;
 
+/* What a sample tells of a block and one prediction: all that choosing and encoding take. Costs are in 1/65536 bits. */
+typedef struct {
+    uint64_t cost;    /* of the sample, coded by this plan */
+    uint64_t planes;  /* of the sample in byte planes, by how often each byte occurs */
+    uint32_t taken;   /* elements of the sample */
+    uint32_t repeats; /* windows of 8 bytes in the middle of the residual that occurred there before */
+    dk_plan plan;
+} dk_survey;
+
 /* info: frequency in bits 0-11, bias 12-24, reciprocal shift 25-28, escape 31. */
 typedef struct {
     uint32_t reciprocal[DK_CONTEXTS * DK_SYMBOLS];
@@ -89,6 +97,40 @@ typedef struct {
 } dk_decoder;
 
 typedef uint16_t dk_frequencies[DK_CONTEXTS][DK_SYMBOLS];
+
+#define DK_CELLS (DK_CONTEXTS * DK_SYMBOLS)
+#define DK_TURNS 4             /* counters for each symbol, as the same one often follows itself */
+#define DK_BINS (4 * 32 + 1)   /* residuals by length and the two bits after the leading one */
+#define DK_WINDOWS 2048        /* consecutive residuals that are searched for repeats */
+#define DK_WINDOW_SLOTS 4096   /* a power of two, so that half of the slots stay free */
+
+typedef struct {
+    uint32_t z[DK_PLAN_SAMPLES];
+    uint16_t key[DK_PLAN_SAMPLES];
+    uint64_t slots[DK_WINDOW_SLOTS];
+    uint32_t keys[DK_KEYS]; /* from here on cleared for every survey */
+    uint32_t bins[DK_CONTEXTS][DK_BINS];
+    uint32_t tops[DK_CONTEXTS][DK_SYMBOLS];
+    uint32_t totals[DK_CONTEXTS];
+    uint32_t bytes[3][DK_SYMBOLS];
+    uint8_t used[DK_WINDOW_SLOTS];
+} dk_survey_scratch;
+
+/* What the functions below need besides their output. The caller keeps it from block to block: memory that is taken
+ * from the system and given back for every block costs more than its use. */
+typedef struct {
+    union {
+        dk_survey_scratch survey;
+        struct {
+            dk_encode_table table;
+            uint32_t counts[DK_CELLS];
+            uint32_t turns[DK_TURNS * DK_CELLS];
+        } encode;
+        uint32_t decode_table[DK_CONTEXTS << DK_MAX_PRECISION];
+    } u;
+    dk_frequencies frequencies;
+    uint8_t side_streams[]; /* encoding: extra bytes, then escapes */
+} dk_scratch;
 
 /* One variant: elements [start, start + rows * 64) of a block with 64 lanes; results are 0 or negative. */
 typedef int (*dk_encode_rows)(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t start,
@@ -116,8 +158,8 @@ int dk_decode_rows_avx512(const dk_block *, const dk_plan *, const uint32_t *, d
 void dk_index_row_avx512(const dk_block *, const dk_plan *, uint64_t, uint16_t *);
 #endif
 
-/* plan.c */
-uint64_t dk_make_plan(const dk_block *, dk_plan *);
+/* survey.c */
+void dk_take_survey(const dk_block *, dk_survey *, dk_survey_scratch *);
 /* tables.c */
 void dk_normalize(const uint32_t counts[DK_SYMBOLS], int sampled, uint32_t precision, uint16_t frequencies[DK_SYMBOLS]);
 size_t dk_put_tables(dk_frequencies frequencies, const dk_plan *, uint8_t *out);
@@ -125,7 +167,8 @@ int dk_get_tables(const uint8_t *in, size_t length, const dk_plan *, dk_frequenc
 void dk_fill_encode_table(dk_frequencies frequencies, const dk_plan *, dk_encode_table *);
 void dk_fill_decode_table(dk_frequencies frequencies, const dk_plan *, uint32_t *table);
 /* counts.c: symbols of a sample, by context */
-int dk_count(const dk_block *, const dk_plan *, dk_index_row, uint64_t samples, uint32_t counts[DK_CONTEXTS * DK_SYMBOLS]);
+void dk_count(const dk_block *, const dk_plan *, dk_index_row, uint64_t samples, uint32_t turns[DK_TURNS * DK_CELLS],
+              uint32_t counts[DK_CELLS]);
 
 #define DK_TABLE_BOUND (DK_CONTEXTS * (1 + DK_SYMBOLS * 5))
 
@@ -193,9 +236,6 @@ static inline dk_runs dk_sample_runs(uint64_t count, uint64_t samples)
     }
     return runs;
 }
-
-/* How many elements a plan is made from. */
-static inline uint64_t dk_planned(uint64_t count) { return count < DK_PLAN_SAMPLES ? count : DK_PLAN_SAMPLES; }
 
 static inline uint64_t dk_run_start(const dk_runs *runs, uint64_t number)
 {

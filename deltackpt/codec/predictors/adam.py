@@ -69,6 +69,7 @@ class AdamWeight:
     id: int = 3
     name: str = "adam_weight"
     slots: tuple[int, ...] = (0, 1, 2)
+    computes: bool = True
 
     def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return _all_float32(shape, inputs, self.slots)
@@ -94,14 +95,16 @@ class AdamWeight:
                     best = (error, _WEIGHT.pack(rate, epsilon, np.float32(1.0 + decay)))
         return None if best is None else best[1]
 
-    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
+    def predict(
+        self, shape: Shape, inputs: Inputs, params: bytes, *, source: str, out: Words | None = None
+    ) -> Prediction:
         if len(params) != _WEIGHT.size or not self.applies(shape, inputs):
             raise CorruptObjectError(
                 f"predictor {self.name} takes slots 0, 1 and 2 in float32 and {_WEIGHT.size} bytes of parameters",
                 where=source,
             )
         rate, epsilon, decay = _WEIGHT.unpack(params)
-        out = np.empty(shape.words, dtype="<u4")
+        out = np.empty(shape.words, dtype="<u4") if out is None else out
         with ieee_arithmetic():
             for start in range(0, shape.words, _CHUNK):
                 part = slice(start, start + _CHUNK)
@@ -126,6 +129,7 @@ class AdamSecond:
     id: int = 4
     name: str = "adam_second"
     slots: tuple[int, ...] = (0, 1, 2)
+    computes: bool = True
 
     def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return _all_float32(shape, inputs, self.slots)
@@ -147,14 +151,16 @@ class AdamSecond:
         # Betas are decimal fractions that somebody typed: 0.9, 0.95, 0.999.
         return _SECOND.pack(_typed(beta1), _typed(beta2))
 
-    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
+    def predict(
+        self, shape: Shape, inputs: Inputs, params: bytes, *, source: str, out: Words | None = None
+    ) -> Prediction:
         if len(params) != _SECOND.size or not self.applies(shape, inputs):
             raise CorruptObjectError(
                 f"predictor {self.name} takes slots 0, 1 and 2 in float32 and {_SECOND.size} bytes of parameters",
                 where=source,
             )
         beta1, beta2 = _SECOND.unpack(params)
-        out = np.empty(shape.words, dtype="<u4")
+        out = np.empty(shape.words, dtype="<u4") if out is None else out
         with ieee_arithmetic():
             for start in range(0, shape.words, _CHUNK):
                 part = slice(start, start + _CHUNK)

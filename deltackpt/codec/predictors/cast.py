@@ -27,6 +27,7 @@ class Cast:
     id: int = 2
     name: str = "cast"
     slots: tuple[int, ...] = (0,)
+    computes: bool = True
 
     def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return (
@@ -39,7 +40,9 @@ class Cast:
     def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes:
         return b""
 
-    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
+    def predict(
+        self, shape: Shape, inputs: Inputs, params: bytes, *, source: str, out: Words | None = None
+    ) -> Prediction:
         if params or not self.applies(shape, inputs):
             raise CorruptObjectError("predictor cast takes slot 0 in float32, and no parameters", where=source)
         words = inputs[0].words
@@ -52,4 +55,7 @@ class Cast:
             with ieee_arithmetic():
                 rounded = words.view("<f4").astype("<f2").view("<u2")
             rounded[is_nan] = _FP16_NAN
-        return Prediction(values=rounded)
+        if out is None:
+            return Prediction(values=rounded)
+        out[:] = rounded
+        return Prediction(values=out)

@@ -18,6 +18,7 @@ class Previous:
     id: int = 1
     name: str = "previous"
     slots: tuple[int, ...] = (0,)
+    computes: bool = False
 
     def applies(self, shape: Shape, inputs: Inputs) -> bool:
         base = inputs.get(0)
@@ -26,7 +27,9 @@ class Previous:
     def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes:
         return b""
 
-    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
+    def predict(
+        self, shape: Shape, inputs: Inputs, params: bytes, *, source: str, out: Words | None = None
+    ) -> Prediction:
         if params or set(inputs) != {0} or not self.applies(shape, inputs):
             raise CorruptObjectError(
                 "predictor previous takes slot 0 of the record's own dtype, and no parameters", where=source

@@ -31,6 +31,7 @@ class Scale:
     id: int = 5
     name: str = "scale"
     slots: tuple[int, ...] = (0,)
+    computes: bool = True
 
     def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return (
@@ -44,7 +45,9 @@ class Scale:
     def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes:
         return b""
 
-    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
+    def predict(
+        self, shape: Shape, inputs: Inputs, params: bytes, *, source: str, out: Words | None = None
+    ) -> Prediction:
         if params or not self.applies(shape, inputs):
             raise CorruptObjectError(
                 "predictor scale takes slot 0 in float32 or bfloat16 for floats of 2 or 4 bytes, and no parameters",

@@ -18,6 +18,7 @@ class Zero:
     id: int = 0
     name: str = "zero"
     slots: tuple[int, ...] = ()
+    computes: bool = False
 
     def applies(self, shape: Shape, inputs: Inputs) -> bool:
         return True
@@ -25,7 +26,9 @@ class Zero:
     def fit(self, values: Words, shape: Shape, inputs: Inputs) -> bytes:
         return b""
 
-    def predict(self, shape: Shape, inputs: Inputs, params: bytes, *, source: str) -> Prediction:
+    def predict(
+        self, shape: Shape, inputs: Inputs, params: bytes, *, source: str, out: Words | None = None
+    ) -> Prediction:
         if params or inputs:
             raise CorruptObjectError("predictor zero takes neither inputs nor parameters", where=source)
         return Prediction()

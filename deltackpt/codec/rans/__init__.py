@@ -5,6 +5,7 @@
 
 from deltackpt.codec.rans.decode import decode
 from deltackpt.codec.rans.encode import encode
-from deltackpt.codec.rans.plan import estimate
+from deltackpt.codec.rans.layout import Survey
+from deltackpt.codec.rans.survey import take_survey
 
-__all__ = ["decode", "encode", "estimate"]
+__all__ = ["Survey", "decode", "encode", "take_survey"]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec.rans.lanes import encode_lanes
-from deltackpt.codec.rans.layout import CONSTANT, ESCAPE, SYMBOLS, Plan, contexts_of, put_plan
-from deltackpt.codec.rans.plan import make_plan, planned, sample_positions
+from deltackpt.codec.rans.layout import CONSTANT, ESCAPE, SYMBOLS, Survey, contexts_of, put_plan
+from deltackpt.codec.rans.survey import sample_positions
 from deltackpt.codec.rans.tables import normalize, put_tables
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.tensor.dtypes import DType
@@ -40,32 +40,36 @@ def _cells(high: NDArray[np.int64], contexts: NDArray[np.int64]) -> NDArray[np.i
     return contexts * SYMBOLS + np.minimum(high, ESCAPE)
 
 
-def _frequencies(cells: NDArray[np.int64], plan: Plan, cost: int, samples: int) -> NDArray[np.int64]:
-    if cost // planned(cells.size) < _SPARSE_Q16:
+def _frequencies(cells: NDArray[np.int64], survey: Survey, samples: int) -> NDArray[np.int64]:
+    plan = survey.plan
+    if survey.cost // survey.taken < _SPARSE_Q16:
         samples = max(samples, cells.size // 2)
     counts = np.bincount(cells[sample_positions(cells.size, samples)], minlength=plan.contexts * SYMBOLS)
     rows = counts.reshape(plan.contexts, SYMBOLS)
     return np.stack([normalize(row, cells.size > samples, plan.precision) for row in rows])
 
 
-def encode(values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType) -> bytes | None:
+def encode(
+    values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType, survey: Survey
+) -> bytes | None:
     """The payload, or None where it would not be smaller than the words themselves.
 
     Args:
         values: at least one word of 2 or 4 bytes.
         prediction: as many words.
         context: as many bytes, or None to take the prediction's exponent.
+        survey: of these words.
     """
     raw, word = values.nbytes, dtype.word_bytes
     z = to_residual(values, prediction, dtype.kind)
     if bool((z == z[0]).all()):
         return bytes([CONSTANT]) + z[:1].tobytes() if z.size >= 3 else None
-    plan, cost = make_plan(values, prediction, context, dtype)
+    plan = survey.plan
     c = contexts_of(plan, prediction, context)
     more = (plan.extra >> c & 1).astype(bool)
     high = z.astype(np.int64) >> plan.shifts()[c]
     cells = _cells(high, c)
-    frequencies = _frequencies(cells, plan, cost, _SAMPLES[word])
+    frequencies = _frequencies(cells, survey, _SAMPLES[word])
     escaped = (high >= ESCAPE) | (frequencies.reshape(-1)[cells] == 0)
     words, states = encode_lanes(np.where(escaped, c * SYMBOLS + ESCAPE, cells), frequencies, plan)
     tables = put_tables(frequencies)

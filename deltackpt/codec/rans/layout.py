@@ -22,6 +22,7 @@ __all__ = [
     "STATE_BITS",
     "SYMBOLS",
     "Plan",
+    "Survey",
     "contexts_of",
     "key_shift_of",
     "parse_plan",
@@ -75,6 +76,25 @@ class Plan:
     def shifts(self) -> NDArray[np.int64]:
         """Raw bits of each context."""
         return np.array([self.shift + 8 * (self.extra >> c & 1) for c in range(self.contexts)])
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a sample tells of a block and one prediction: all that choosing a coder and encoding take.
+
+    Attributes:
+        plan: how the block is best coded, without the lengths.
+        cost: of the sample by that plan, in 1/65536 bits.
+        planes: of the sample in byte planes, by how often each byte occurs, in 1/65536 bits.
+        taken: elements of the sample.
+        repeats: windows of 8 bytes of the residual, in its middle, that occurred there before.
+    """
+
+    plan: Plan
+    cost: int
+    planes: int
+    taken: int
+    repeats: int
 
 
 def key_shift_of(dtype: DType) -> int:

@@ -1,15 +1,15 @@
-"""The plan of a block, from a sample, in whole numbers: the same decisions as ``kernels/plan.c``."""
+"""The survey of a block, from a sample, in whole numbers: the same decisions as ``kernels/survey.c``."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec.rans.layout import CONTEXT_ARRAY, CONTEXTS, KEYS, SYMBOLS, Plan, contexts_of, key_shift_of
+from deltackpt.codec.rans.layout import CONTEXT_ARRAY, CONTEXTS, KEYS, SYMBOLS, Plan, Survey, contexts_of, key_shift_of
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["estimate", "make_plan", "planned", "sample_positions"]
+__all__ = ["sample_positions", "take_survey"]
 
 _ONE = 1 << 16
 _RUN = 64
@@ -17,6 +17,9 @@ _SAMPLES = 8192
 _SYMBOL_BITS = 5
 _MANY_LANES_FROM = 1 << 13
 _BINS = 4 * 32 + 1
+_WINDOWS, _WINDOW_BYTES = 2048, 8
+# Of a bit that Miller and Madow's term adds for every value that occurs: 65536 / (2 ln 2).
+_MISSED = 47274
 
 Counts = NDArray[np.int64]
 
@@ -28,11 +31,6 @@ def sample_positions(count: int, samples: int) -> slice | NDArray[np.int64]:
     runs = samples // _RUN
     starts = np.arange(runs, dtype=np.int64) * (count // _RUN) // runs * _RUN
     return (starts[:, None] + np.arange(_RUN)).reshape(-1)
-
-
-def planned(count: int) -> int:
-    """How many elements a plan is made from."""
-    return min(count, _SAMPLES)
 
 
 def _log2(x: int) -> int:
@@ -93,8 +91,8 @@ def _window(keys: Counts) -> tuple[int, int]:
     return first + int(np.argmax(inside)), CONTEXTS
 
 
-def make_plan(values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType) -> tuple[Plan, int]:
-    """The plan and the estimated cost of the sample that it was made from, in 1/65536 bits."""
+def take_survey(values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType) -> Survey:
+    """What a sample of at least one word tells."""
     bits, count = 8 * dtype.word_bytes, values.size
     taken = sample_positions(count, _SAMPLES)
     guess = prediction[taken]
@@ -109,7 +107,32 @@ def make_plan(values: Words, prediction: Words, context: NDArray[np.uint8] | Non
     tops = np.bincount(c * SYMBOLS + (z >> z.dtype.type(bits - 8)), minlength=contexts * SYMBOLS)
     costs = _Costs(totals.tolist(), bins.tolist(), tops.reshape(contexts, SYMBOLS).tolist(), bits, z.size, count)
     best = min((costs.of_shift(shift) for shift in range(0, bits, 4)), key=lambda found: found[0])
-    return Plan(best[1], 11, whole.lanes_log2, key_shift, contexts, low, best[2]), best[0]
+    plan = Plan(best[1], 11, whole.lanes_log2, key_shift, contexts, low, best[2])
+    return Survey(plan, best[0], _planes_cost(z), z.size, _repeats(values, prediction, dtype))
+
+
+def _planes_cost(z: Words) -> int:
+    """By order 0, with Miller and Madow's term for what a sample misses; no plane takes more than its bytes."""
+    total = 0
+    planes = z.view(np.uint8).reshape(z.size, z.dtype.itemsize)
+    for k in range(z.dtype.itemsize):
+        counts = [n for n in np.bincount(planes[:, k]).tolist() if n]
+        if len(counts) > 1:
+            cost = _weight(z.size) - sum(map(_weight, counts)) + (len(counts) - 1) * _MISSED
+            total += min(cost, z.size * 8 * _ONE)
+    return total
+
+
+def _repeats(values: Words, prediction: Words, dtype: DType) -> int:
+    """Of consecutive residuals in the middle of the block, how many windows of 8 bytes occurred before among them."""
+    length = min(values.size, _WINDOWS)
+    start = (values.size - length) // 2
+    z = to_residual(values[start : start + length], prediction[start : start + length], dtype.kind).astype(np.uint64)
+    windows = max(0, length + 1 - _WINDOW_BYTES // dtype.word_bytes)
+    found = np.zeros(windows, dtype=np.uint64)
+    for k in range(_WINDOW_BYTES // dtype.word_bytes):
+        found = found << np.uint64(8 * dtype.word_bytes) | z[k : k + windows]
+    return windows - int(np.unique(found).size)
 
 
 class _Costs:
@@ -141,8 +164,3 @@ class _Costs:
                 cost = more
             total += cost
         return total, shift, extra
-
-
-def estimate(values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType) -> int:
-    """About how many 1/256 bits an element costs; from a sample."""
-    return make_plan(values, prediction, context, dtype)[1] // planned(values.size) // 256
