@@ -18,6 +18,7 @@ from deltackpt.format.record import (
     Tile,
     decode_record,
     encode_record,
+    frame_record,
     parse_record_header,
 )
 from deltackpt.testing.strategies import records
@@ -224,3 +225,14 @@ def test_unknown_predictors_and_coders_are_left_to_the_codec() -> None:
 def test_a_short_header_is_truncated() -> None:
     with pytest.raises(TruncatedObjectError, match="39 bytes"):
         parse_record_header(encode_record(RAW)[:39], source=SOURCE)
+
+
+@pytest.mark.parametrize("at", [0, 60, 4096])
+@pytest.mark.parametrize("record", [RAW, TILED], ids=["raw", "tiled"])
+def test_a_record_is_made_around_its_payload(record: Record, at: int) -> None:
+    buffer = bytearray(b"\xaa" * (at + len(record.payload) + 5))
+    buffer[at : at + len(record.payload)] = record.payload
+    framed = frame_record(record, buffer, at)
+    assert bytes(framed) == encode_record(record)
+    assert buffer[at + len(record.payload) :] == b"\xaa" * 5
+    assert isinstance(framed, memoryview) == (len(framed) - len(record.payload) <= at)
