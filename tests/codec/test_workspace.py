@@ -66,7 +66,7 @@ def test_what_was_in_a_buffer_does_not_matter(kind: str) -> None:
         for buffer in [space.take(MIB) for _ in range(6)]:
             buffer[:] = filling
             space.give(buffer)
-        encoded = encode_block(data, F32, offers, OPTIONS, space, room=100)
+        encoded = encode_block(data, F32, offers, OPTIONS, workspace=space, room=100)
         results.append((encoded.predictor, encoded.coder, bytes(encoded.payload)))
         out = np.full(data.size, filling, np.uint8)
         used = {} if encoded.choice is None else {0: (F32, known)}
