@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltackpt.backend.url import open_backend
-from deltackpt.errors import InvalidArgumentError, TensorNotFoundError
+from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import Entry, Manifest, ManifestHeader, Metric
 from deltackpt.pipeline.protect import ProtectReport, protect_store
@@ -27,6 +27,7 @@ from deltackpt.store.signing_keys import SigningKey, TrustedKey
 if TYPE_CHECKING:
     import torch
 
+    from deltackpt.formats.source import StepSource
     from deltackpt.formats.state import Index
 
 __all__ = ["Step", "StepInfo", "Store"]
@@ -278,6 +279,13 @@ class Step:
         """Everything the step names; read once and kept."""
         return self._opened.manifest(self._key)
 
+    @property
+    def default_format(self) -> str:
+        """What :meth:`restore` writes unless told otherwise: ``"original"`` for imported files, else ``"torch"``."""
+        from deltackpt.formats.views import default_format
+
+        return default_format(self.manifest)
+
     def entries(self, prefix: str = "") -> list[Entry]:
         """The tensors and objects whose FQN starts with ``prefix``."""
         return [entry for entry in self.manifest.entries if entry.fqn.startswith(prefix)]
@@ -322,43 +330,54 @@ class Step:
     def restore(
         self,
         out: str | os.PathLike[str],
-        format: str = "torch",
+        format: str | None = None,
         *,
         only: str | None = None,
-        overwrite: bool = False,
+        force: bool = False,
         trust_objects: bool = False,
+        max_shard_bytes: int | None = None,
     ) -> list[Path]:
-        """Write the step as files: model.pt, optim.pt, train.pt and config.yaml, as far as the state has them.
+        """Write the step as files into a new folder, which appears whole or not at all.
 
         Args:
-            out: the folder; made if it is not there.
-            format: ``"torch"``: files that ``torch.load(weights_only=True)`` reads and ``load_state_dict`` takes.
-            only: one artifact, such as ``"model"``.
-            overwrite: whether files of these names may be replaced.
+            out: the folder; nothing or an empty folder may be there.
+            format: ``"original"``: the files that were imported, byte for byte (the default for such steps).
+                ``"torch"``: model.pt, optim.pt, train.pt and config.yaml, as far as the state has them, that
+                ``torch.load(weights_only=True)`` reads and ``load_state_dict`` takes (the default for other steps).
+                ``"olmo"``: the same, all four, as OLMo resumes from. ``"safetensors"``: model.safetensors under the
+                names of the state, the rest as torch files. ``"hf"``: weights and config.json for
+                ``from_pretrained``. ``"dcp"``: a folder that ``dcp.load`` reads.
+            only: one artifact, such as ``"model"``; nothing else is read.
+            force: whether a folder that is there is replaced, with all that is in it.
             trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
+            max_shard_bytes: where safetensors files are cut; by default at 5 GB.
 
         Returns:
             The files written.
 
         Raises:
             TensorNotFoundError: the step has no such artifact.
-            InvalidArgumentError: an unknown format.
-            ObjectExistsError: a file is there already, and not ``overwrite``; nothing was written.
+            InvalidArgumentError: an unknown format, or a folder that must not be replaced.
+            IncompleteStepError: the step lacks what the format needs.
+            ObjectExistsError: the folder is there, and not ``force``; nothing was written.
             UntrustedObjectError: an object is a pickle, and not ``trust_objects``; nothing was written.
         """
-        if format != "torch":
-            raise InvalidArgumentError(f"unknown format {format!r}", hint="known formats: torch")
-        from deltackpt.formats.restore import restore_torch
+        from deltackpt.formats.restore import restore_step
+        from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES
 
-        return restore_torch(
-            self._opened,
-            self.manifest,
+        return restore_step(
+            self._source(trust_objects),
             Path(out),
+            format,
             only=only,
-            overwrite=overwrite,
-            trust_objects=trust_objects,
-            threads=default_threads(),
+            force=force,
+            max_shard_bytes=MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes,
         )
+
+    def _source(self, trust_objects: bool) -> StepSource:
+        from deltackpt.formats.source import StepSource
+
+        return StepSource(self._opened, self.manifest, default_threads(), trust_objects)
 
     def __repr__(self) -> str:
         return f"Step({self._key.branch}:{self._key.step}, generation {self._key.generation})"

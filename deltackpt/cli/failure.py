@@ -29,7 +29,7 @@ _DAMAGE_HINT = "run `deltackpt verify STORE --deep` to see which steps and tenso
 
 # In place of hints that speak of arguments in Python.
 _OPTION_HINTS: dict[type[DeltackptError], str] = {
-    ObjectExistsError: "choose another folder, or pass --overwrite",
+    ObjectExistsError: "choose another folder, or pass --force",
     UntrustedObjectError: "if you trust whoever wrote the store, pass --trust-objects",
 }
 
@@ -88,7 +88,7 @@ def describe(error: BaseException) -> Failure:
 
 
 def _hint(error: DeltackptError) -> str | None:
-    if type(error) in _OPTION_HINTS:
+    if type(error) in _OPTION_HINTS and "=True" in (error.hint or ""):
         return _OPTION_HINTS[type(error)]
     if isinstance(error, (CorruptObjectError, MissingObjectError)) and "deltackpt verify" not in (error.hint or ""):
         # Hints of backends name a likely cause.

@@ -11,7 +11,7 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StepArgument, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size
+from deltackpt.cli.text import count, format_size, parse_size
 from deltackpt.cli.watched import WatchedBackend
 from deltackpt.store.opened import open_store
 
@@ -24,20 +24,30 @@ EXAMPLE = "deltackpt restore runs/gpt 1000 --out restored/"
 def command(
     store: StoreArgument,
     step: StepArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to; made if it is not there.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder to make; it appears once all is there.")
+    ],
     file_format: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="torch: model.pt, optim.pt, train.pt and config.yaml, as far as the step has them.",
-            autocompletion=lambda: ["torch"],
+            help="original: the imported files, byte for byte. torch: model.pt, optim.pt, train.pt, config.yaml. olmo: "
+            "these four, as OLMo resumes from. safetensors, hf: weights as model.safetensors, under the names of the "
+            "state or those of transformers. dcp: a folder for dcp.load. Default: original if imported, else torch.",
+            autocompletion=lambda: ["original", "torch", "olmo", "safetensors", "hf", "dcp"],
         ),
-    ] = "torch",
+    ] = None,
     only: Annotated[
         str | None, typer.Option("--only", metavar="ARTIFACT", help="Only this artifact, such as model.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of these names.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the folder if it is there, with all that is in it.")
+    ] = False,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option("--max-shard-size", metavar="SIZE", help="Cut safetensors files at this size, such as 2GB."),
+    ] = None,
     trust_objects: Annotated[
         bool,
         typer.Option(
@@ -47,7 +57,7 @@ def command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a step as plain torch files that torch.load reads and load_state_dict takes."""
+    """Write a step as files: those that were imported, or a format that other tools read."""
     output = Output(as_json)
     opened = Store.open(store)
     found = opened.step(step)
@@ -57,7 +67,14 @@ def command(
             # Of one artifact nobody knows in advance how much of what its records need it shares with others.
             total = found.manifest.header.restore_bytes if only is None else None
             found = _watch(opened, lambda read: tick(read, total)).step(name)
-        files = found.restore(out, file_format, only=only, overwrite=overwrite, trust_objects=trust_objects)
+        files = found.restore(
+            out,
+            file_format,
+            only=only,
+            force=force,
+            trust_objects=trust_objects,
+            max_shard_bytes=None if max_shard_size is None else parse_size(max_shard_size),
+        )
     sizes = [(str(path), path.stat().st_size) for path in files]
     if output.json:
         output.document(
@@ -66,7 +83,7 @@ def command(
                 "branch": found.key.branch,
                 "step": found.key.step,
                 "generation": found.key.generation,
-                "format": file_format,
+                "format": file_format or found.default_format,
                 "files": [{"path": path, "bytes": size} for path, size in sizes],
             }
         )

@@ -1,56 +1,75 @@
-"""A step as plain torch files."""
+"""A step as files in a folder: which format, which files, and all of them at once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from deltackpt.errors import TensorNotFoundError
-from deltackpt.format.manifest import Manifest
-from deltackpt.formats.nesting import Entry, split_parts
-from deltackpt.formats.objects import check_trust
-from deltackpt.formats.staging import staged
-from deltackpt.formats.state import load_entries
-from deltackpt.formats.torch_files import refuse_existing, write_torch_files
-from deltackpt.store.opened import OpenStore
+from deltackpt.errors import InvalidArgumentError
+from deltackpt.formats.dcp_folder import write_dcp_folder
+from deltackpt.formats.folder import new_folder, refuse_existing
+from deltackpt.formats.image import FileImage
+from deltackpt.formats.image_write import write_images
+from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES
+from deltackpt.formats.source import StepSource
+from deltackpt.formats.views import VIEWS, default_format
 
-__all__ = ["restore_torch"]
+__all__ = ["FORMATS", "restore_step"]
+
+FORMATS: Final = (*VIEWS, "dcp")
+"""What a step can be restored as."""
 
 
-def restore_torch(
-    store: OpenStore,
-    manifest: Manifest,
+def restore_step(
+    source: StepSource,
     out: Path,
+    file_format: str | None,
     *,
-    only: str | None,
-    overwrite: bool,
-    trust_objects: bool,
-    threads: int,
+    only: str | None = None,
+    force: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Path]:
-    """Write each artifact of a step to its file, one in memory at a time. Files appear once all are written.
+    """Write a step, or one artifact of it, to the folder ``out``, which appears whole or not at all.
+
+    Args:
+        file_format: one of ``FORMATS``; None for ``original`` where the step was imported from files, else ``torch``.
+        force: whether a folder that is there is replaced, with all that is in it.
+        max_shard_bytes: where safetensors files are cut.
 
     Returns:
         The files written.
 
     Raises:
+        InvalidArgumentError: an unknown format, or a folder that must not be replaced.
+        ObjectExistsError: the folder is there, and not ``force``; nothing was written.
         TensorNotFoundError: the step has no artifact called ``only``.
-        ObjectExistsError: a file is there and not ``overwrite``; nothing was written.
-        UntrustedObjectError: an object is a pickle, and not ``trust_objects``; nothing was written.
+        UntrustedObjectError: an object is a pickle, and that is not trusted; nothing was written.
     """
-    artifacts = sorted({entry.artifact for entry in manifest.entries})
-    if only is not None and only not in artifacts:
-        raise TensorNotFoundError(
-            f"the step has no artifact {only!r}", where=str(manifest.header.key), hint=f"it has: {', '.join(artifacts)}"
-        )
-    chosen = artifacts if only is None else [only]
-    for entry in manifest.entries:
-        if entry.kind == "object" and entry.artifact in chosen:
-            check_trust(entry.encoding, trust_objects=trust_objects, fqn=entry.fqn)
-    if not overwrite:
-        refuse_existing(out, chosen)
-    with staged(out, overwrite=overwrite) as staging:
-        for artifact in chosen:
-            entries = [entry for entry in manifest.entries if entry.artifact == artifact]
-            values = load_entries(store, manifest, entries, trust_objects=trust_objects, threads=threads)
-            parts = split_parts(Entry(e.fqn, e.path, artifact, values[e.fqn]) for e in entries)
-            staging.add(write_torch_files(staging.folder, parts))
-    return staging.published
+    name = file_format or default_format(source.manifest)
+    if name not in FORMATS:
+        raise InvalidArgumentError(f"unknown format {name!r}", hint=f"known formats: {', '.join(FORMATS)}")
+    if max_shard_bytes < 1:
+        raise InvalidArgumentError(f"max_shard_bytes must be at least 1, not {max_shard_bytes}")
+    refuse_existing(out, force=force)
+    write: Callable[[Path], list[Path]]
+    if name == "dcp":
+        entries = source.state_entries(only)
+        source.check_trust(entries)
+
+        def write(folder: Path) -> list[Path]:
+            return write_dcp_folder(source, entries, folder)
+
+    else:
+        images = VIEWS[name](source, only, max_shard_bytes)
+
+        def write(folder: Path) -> list[Path]:
+            return _write(source, images, folder)
+
+    with new_folder(out, force=force) as folder:
+        files = [path.relative_to(folder) for path in write(folder)]
+    return [out / path for path in files]
+
+
+def _write(source: StepSource, images: list[FileImage], folder: Path) -> list[Path]:
+    return write_images(source.store, source.manifest, images, folder, threads=source.threads)

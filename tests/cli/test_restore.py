@@ -104,18 +104,19 @@ def test_reads_are_counted() -> None:
     assert seen == [10, 13]
 
 
-def test_files_are_replaced_only_if_asked(cli: Run, saved_store: Path, tmp_path: Path) -> None:
+def test_a_folder_is_replaced_only_if_asked(cli: Run, saved_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "optim.pt").write_text("mine")
     ran = cli("restore", saved_store, "100", "--out", out)
     assert ran.code == 41
-    assert f"error: {out / 'optim.pt'}: " in ran.err
-    assert "--overwrite" in ran.err
+    assert f"error: {out}: " in ran.err
+    assert "--force" in ran.err
     assert [path.name for path in out.iterdir()] == ["optim.pt"]
     assert (out / "optim.pt").read_text() == "mine"
-    assert cli("restore", saved_store, "100", "--out", out, "--overwrite").code == 0
+    assert cli("restore", saved_store, "100", "--out", out, "--force").code == 0
     assert "param_groups" in load(out / "optim.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

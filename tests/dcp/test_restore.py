@@ -138,11 +138,11 @@ def test_one_artifact_files_in_the_way_and_formats(tmp_path: Path) -> None:
     before = (tmp_path / "model.pt").read_bytes()
     run.steps(1)
     save_state(store, 2, run.state())
-    with pytest.raises(ObjectExistsError, match=r"model\.pt"):
+    with pytest.raises(ObjectExistsError, match=str(tmp_path)):
         store.step(2).restore(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
     assert (tmp_path / "model.pt").read_bytes() == before
-    store.step(2).restore(tmp_path, overwrite=True)
+    store.step(2).restore(tmp_path, force=True)
     assert identical(read(tmp_path, "model"), dict(run.model.state_dict()))
     with pytest.raises(TensorNotFoundError, match="config, model, optim, train"):
         step.restore(tmp_path / "x", only="weights")
@@ -162,10 +162,10 @@ def test_a_pickle_in_one_part_keeps_no_other_from_being_restored(tmp_path: Path)
     with pytest.raises(UntrustedObjectError, match=r"train\.thing"):
         step.restore(tmp_path / "all")
     assert not (tmp_path / "all").exists()
-    step.restore(tmp_path, only="model")
-    assert torch.equal(read(tmp_path, "model")["w"], torch.ones(4))
-    step.restore(tmp_path, only="train", trust_objects=True)
-    found = torch.load(tmp_path / "train.pt", weights_only=False)
+    step.restore(tmp_path / "model", only="model")
+    assert torch.equal(read(tmp_path / "model", "model")["w"], torch.ones(4))
+    step.restore(tmp_path / "train", only="train", trust_objects=True)
+    found = torch.load(tmp_path / "train" / "train.pt", weights_only=False)
     assert isinstance(found["thing"], Opaque)
     assert identical(found["arrays"], np.arange(3))
 

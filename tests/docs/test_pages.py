@@ -35,3 +35,9 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     full = ["model", "optim", "train"]
     assert lines[1] == str([(100, full), (200, ["model", "train"]), (300, ["model", "train"])])
     assert lines[2].startswith("2000 []")
+
+
+@pytest.mark.parametrize("page", ["restore.md"])
+def test_getting_files_out(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
