@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -20,6 +20,8 @@ from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import ManifestHeader
 from deltackpt.store.catalog import DEFAULT_BRANCH, StepRef, VisibleStep, find_step, visible_steps
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.select import record_of, select, sort_by
+from deltackpt.store.where import Record, parse_where
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 
@@ -33,6 +35,10 @@ class _Row:
     manifest_bytes: int
 
     @property
+    def key(self) -> StepKey:
+        return self.header.key
+
+    @property
     def stored_bytes(self) -> int:
         return self.header.stored_bytes + self.manifest_bytes
 
@@ -41,6 +47,9 @@ class _Row:
 class _Damaged:
     key: StepKey
     failure: Failure
+
+
+_Placed = TypeVar("_Placed", VisibleStep, _Row)
 
 
 def command(
@@ -53,6 +62,14 @@ def command(
         int | None, typer.Option("-n", metavar="N", min=1, help="Only the newest N steps of each branch.")
     ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="CONDITION", help="Only steps for which this holds, such as 'val_loss < 2.1'."),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="NAME", help="In rising order of this value; -NAME: falling.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N of these.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the steps of a branch, oldest first, with their metrics and sizes.
@@ -64,8 +81,17 @@ def command(
         raise InvalidArgumentError("--branch and --all exclude each other", hint="give one of them")
     opened = Store.open(store).opened
     chosen = None if every_branch else DEFAULT_BRANCH if branch is None else branch
-    steps = _choose(opened, chosen, named=branch is not None, newest=newest, reverse=reverse)
-    rows, damaged = _read(opened, steps)
+    conditions = [parse_where(text) for text in where or []]
+    steps = _visible(opened, chosen, named=branch is not None)
+    # Headers are read of the steps that are shown, and of all only where their values decide which these are.
+    rows, damaged = _read(opened, steps if conditions else _newest(steps, newest))
+    if conditions:
+        rows = _newest([row for row, _ in select(_records(rows), conditions)], newest)
+    if reverse:
+        rows, damaged = rows[::-1], damaged[::-1]
+    if sort is not None:
+        rows = [row for row, _ in sort_by(_records(rows), sort)]
+    rows = rows[:limit]
     if output.json:
         output.document(
             {
@@ -84,19 +110,25 @@ def command(
             }
         )
     else:
-        _print(output, rows, damaged, with_branch=every_branch)
+        _print(output, rows, damaged, with_branch=every_branch, of=len(steps))
     if damaged:
         raise typer.Exit(damaged[0].failure.exit_code)
 
 
-def _choose(
-    opened: OpenStore, branch: str | None, *, named: bool, newest: int | None, reverse: bool
-) -> list[VisibleStep]:
+def _visible(opened: OpenStore, branch: str | None, *, named: bool) -> list[VisibleStep]:
     steps = visible_steps(opened, branch)
     if branch is not None and not steps and (named or visible_steps(opened)):
         find_step(opened, StepRef(branch, None))  # raises, and says which branches there are
-    kept = [s for _, group in groupby(steps, key=lambda s: s.key.branch) for s in list(group)[-(newest or 0) :]]
-    return kept[::-1] if reverse else kept
+    return steps
+
+
+def _newest(steps: Sequence[_Placed], count: int | None) -> list[_Placed]:
+    """The newest ``count`` of each branch, of steps that stand in the order of branches."""
+    return [s for _, group in groupby(steps, key=lambda s: s.key.branch) for s in list(group)[-(count or 0) :]]
+
+
+def _records(rows: Sequence[_Row]) -> list[tuple[_Row, Record]]:
+    return [(row, record_of(row.header, row.stored_bytes)) for row in rows]
 
 
 def _read(opened: OpenStore, steps: Sequence[VisibleStep]) -> tuple[list[_Row], list[_Damaged]]:
@@ -109,7 +141,7 @@ def _read(opened: OpenStore, steps: Sequence[VisibleStep]) -> tuple[list[_Row], 
     return rows, damaged
 
 
-def _print(output: Output, rows: Sequence[_Row], damaged: Sequence[_Damaged], *, with_branch: bool) -> None:
+def _print(output: Output, rows: Sequence[_Row], damaged: Sequence[_Damaged], *, with_branch: bool, of: int) -> None:
     if rows:
         with_generation = any(row.header.key.generation > 1 for row in rows)
         columns = [">step", "created (UTC)", "kind", ">depth", ">raw", ">stored", ">ratio", "~metrics"]
@@ -121,7 +153,7 @@ def _print(output: Output, rows: Sequence[_Row], damaged: Sequence[_Damaged], *,
         output.line()
         output.line(f"{count(len(rows), 'step')}: {format_size(raw)} in {format_size(stored)}")
     elif not damaged:
-        output.line("no steps yet")
+        output.line(f"none of {count(of, 'step')}" if of else "no steps yet")
     for found in damaged:
         output.error_line("error", f"{found.key.branch}:{found.key.step}: {found.failure.text}", "bold red")
     if damaged and damaged[0].failure.hint is not None:

@@ -146,3 +146,48 @@ def test_a_damaged_manifest_hides_no_other_step(cli: Run, store: Path, damage: s
     assert damaged["error"]["kind"] == kind
     assert damaged["error"]["where"].endswith("manifests/main/000000000200/000001")
     assert damaged["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        (["--where", "loss<2"], [("main", 300)]),
+        (["--where", "step > 100", "--where", "step<300"], [("main", 200)]),
+        (["--where", "loss", "--sort", "loss"], [("main", 300), ("main", 100), ("main", 200)]),
+        (["--sort", "-step", "--limit", "2"], [("main", 300), ("main", 200)]),
+        (["--sort", "loss", "--reverse"], [("main", 300), ("main", 100), ("main", 200)]),
+        (["--all", "--where", "step >= 200", "-n", "1"], [("main", 300), ("tuned", 250)]),
+        (["--all", "--where", "branch == 'tuned' or is_key == true"], [("main", 100), ("tuned", 250)]),
+        (["--where", "loss < 0"], []),
+        (["--where", "created > 2020-01-01 and writer.world_size == 1", "--limit", "1"], [("main", 100)]),
+    ],
+)
+def test_conditions_and_order(cli: Run, saved_store: Path, arguments: list[str], steps: list[tuple[str, int]]) -> None:
+    ran = cli("log", saved_store, "--json", *arguments)
+    assert ran.code == 0
+    assert listed(ran) == steps
+    text = cli("log", saved_store, *arguments).out
+    assert ("none of 3 steps" in text) == (not steps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--where", "los < 1"], "did you mean loss?"),
+        (["--where", "loss <"], "at character 7"),
+        (["--sort", "los"], "did you mean loss?"),
+        (["--where", "note > 5"], "compares a text with a number"),
+    ],
+)
+def test_conditions_that_make_no_sense(cli: Run, saved_store: Path, arguments: list[str], words: str) -> None:
+    ran = cli("log", saved_store, *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert words in ran.err
+
+
+def test_a_damaged_step_is_named_where_conditions_choose(cli: Run, store: Path) -> None:
+    flip(manifest(store, 200), 60)
+    ran = cli("log", store, "--json", "--where", "loss < 3")
+    assert ran.code == 20
+    assert listed(ran) == [("main", 100), ("main", 300)]
+    assert [found["step"] for found in ran.document["damaged"]] == [200]
