@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint pytest sanitize format bench codecs clean
+.PHONY: help venv demo test conformance lint pytest sanitize format bench codecs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,11 @@ lint: venv ## ruff, mypy and the direction of imports
 
 pytest: venv ## run the tests alone
 	$(BIN)/python -m pytest
+
+conformance: venv ## run PyTorch's own tests of DCP against our storage: make conformance TESTS=folder/of/copies
+	@test -n "$(TESTS)" || { echo 'name the folder of copies: make conformance TESTS=/path/to/checkpoint' >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet expecttest -c constraints.txt
+	$(BIN)/python -m tests.conformance $(TESTS)
 
 KERNELS := deltackpt/codec/kernels
 CC_SANITIZE := -g -O2 -std=c11 -Wall -Wextra -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=all

@@ -29,8 +29,9 @@ from torch.optim import AdamW
 
 from deltackpt import Store
 from deltackpt.dcp import DeltaStorageReader, DeltaStorageWriter
+from deltackpt.errors import InvalidArgumentError
 from deltackpt.store.opened import OpenStore
-from deltackpt.testing import Fault, FaultyBackend
+from deltackpt.testing import Fault, FaultyBackend, assert_round_trip
 
 State = dict[str, Any]
 Digests = dict[str, str]
@@ -390,4 +391,16 @@ def disagree(rank: int, world: int, store: str) -> str:
         save(replicated(1), storage_writer=DeltaStorageWriter(store, 1 + rank))
     except CheckpointException as error:
         return str(error)
+    return ""
+
+
+def round_trip(rank: int, world: int, store: str) -> str:
+    """Check a sharded run, and the error of a check without a store."""
+    run = Sharded(seed=5)
+    run.train(2)
+    assert_round_trip(run.state(), store=store)
+    try:
+        assert_round_trip({"x": torch.zeros(1)})
+    except InvalidArgumentError as error:
+        return error.message
     return ""
