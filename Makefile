@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard deltackpt/cod
 	}
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e '.[test,bench]' -c constraints.txt --build-constraint constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[test]' -c constraints.txt --build-constraint constraints.txt
 	@touch $@
 
 demo: venv ## train a small GPT, keep every step, restore and resume: the package at work
@@ -61,6 +61,7 @@ bench: venv ## measure what manifests and indexes cost
 	$(BIN)/python -m benchmarks.metadata
 
 codecs: venv ## sizes and speeds of the codec and its peers on a real training run
+	$(BIN)/python -m pip install --quiet -e '.[bench]' -c constraints.txt --build-constraint constraints.txt
 	$(BIN)/python -m benchmarks.codecs
 
 clean: ## delete .venv, caches and build outputs

@@ -1,228 +1,186 @@
 """Sizes and speeds of the codec and its peers on a real training run.
 
-Run ``python -m benchmarks.codecs --out results.json``. Ours goes from a block's bytes to a record's bytes and back:
-addresses, checksums and framing are in its times. Times are seconds of processor time, the best of some rounds, on one
-core. Every figure is from a verified round trip.
+    python -m benchmarks.codecs --out results.json
+
+Ours goes from a block's bytes to a record's bytes and back: the choice of a prediction, addresses, checksums and
+framing are in its times. ``deltackpt`` is a block beside its partners in a save (a weight and its moments),
+``deltackpt, alone`` one without. Speeds are of raw input, the best of some rounds: of processor time on one core, of
+wall time on all cores. Every figure is from a verified round trip. Peers that are not installed are left out
+(``pip install '.[bench]'``).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers import Peer, peers
-from benchmarks.trajectory import INTERVALS, ROLES, Trajectory
-from deltackpt.codec import Candidate, CodecOptions, Encoded, Workspace, decode_block, encode_block
+from benchmarks.bounds import entropy_bound
+from benchmarks.measure import Measured, Task, cores, measure
+from benchmarks.ours import BLOCK, Group, groups_of
+from benchmarks.peers import MODULES, peers
+from benchmarks.trajectory import INTERVALS, ROLES, TINY, Trajectory
+from benchmarks.verdicts import ALONE, OURS, Row, verdicts
 from deltackpt.codec.kernels import status
-from deltackpt.codec.registry import PREVIOUS
-from deltackpt.codec.residual import to_residual
-from deltackpt.format.hashing import address
-from deltackpt.format.record import Need, Record, decode_record, frame_record
+from deltackpt.codec.types import Prediction
 from deltackpt.tensor.dtypes import DType, by_name
 
-BLOCK = 1 << 20
-OURS = "deltackpt"
-_OPTIONS = CodecOptions()
-_ROOM = 4096  # before a payload, for header and meta of a record
-
 Words = NDArray[Any]
-T = TypeVar("T")
+
+_STATE = ("weights", "exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        role, step: what was coded; steps of the RL-like run begin with ``rl``.
-        codec: by name.
-        bits: per element, all overhead included.
-        bound: the conditional entropy of the residual given the exponent of its prediction, per element.
-        encode, decode: 10^9 bytes of raw input a second.
-    """
-
-    role: str
-    step: str
-    codec: str
-    bits: float
-    bound: float
-    encode: float
-    decode: float
+def _row(role: str, step: str, codec: str, found: Measured, raw_bits: int, bound: float | None = None) -> Row:
+    speeds = (found.raw / 1e9 / seconds for seconds in (found.encode, found.decode, found.encode_all, found.decode_all))
+    return Row(role, step, codec, raw_bits * found.packed / found.raw, raw_bits, bound, *speeds)
 
 
-def _best(action: Callable[[], T], rounds: int) -> tuple[T, float]:
-    best, result = float("inf"), None
-    for _ in range(rounds):
-        start = time.process_time()
-        result = action()
-        best = min(best, time.process_time() - start)
-    assert result is not None
-    return result, best
+def _bound(values: Words, guesses: Sequence[Prediction], dtype: DType) -> float:
+    """The bound of a tensor whose blocks were predicted in several ways; blocks predicted alike are one array."""
+    kinds: dict[tuple[bool, bool], list[tuple[Words, Prediction]]] = {}
+    for start, guess in zip(range(0, values.size, BLOCK), guesses, strict=True):
+        kind = (guess.values is None, guess.context is None)
+        kinds.setdefault(kind, []).append((values[start : start + BLOCK], guess))
+    return sum(_part_bound(blocks, dtype) for blocks in kinds.values()) / values.size
 
 
-def _entropy(symbols: Words) -> float:
-    """Bits of all symbols by their frequencies, with Miller and Madow's term for those that a sample misses."""
-    counts = np.unique(symbols, return_counts=True)[1].astype(np.float64)
-    return float((counts * np.log2(symbols.size / counts)).sum() + (counts.size - 1) / (2 * np.log(2)))
+def _part_bound(blocks: Sequence[tuple[Words, Prediction]], dtype: DType) -> float:
+    values = np.concatenate([block for block, _ in blocks])
+    known = [guess.values for _, guess in blocks if guess.values is not None]
+    contexts = [guess.context for _, guess in blocks if guess.context is not None]
+    guess = Prediction(np.concatenate(known) if known else None, np.concatenate(contexts) if contexts else None)
+    return entropy_bound(values, guess, dtype) * values.size
 
 
-def bound(values: Words, base: Words | None, dtype: DType) -> float:
-    """Bits an element by the best of some shifts; the bits below a shift count as they are."""
-    bits = 8 * dtype.word_bytes
-    best = float("inf")
-    for guess in (None, base):
-        z = to_residual(values, guess, dtype.kind)
-        keys = np.zeros(z.size, np.int64) if guess is None else (guess << guess.dtype.type(1)) >> (bits - 8)
-        order = np.argsort(keys, kind="stable")
-        edges = np.flatnonzero(np.diff(keys[order])) + 1
-        groups = np.split(z[order], edges)
-        for shift in (0,) if bits == 16 else (12, 14, 16, 20, 24):
-            best = min(best, shift * z.size + sum(_entropy(group >> group.dtype.type(shift)) for group in groups))
-    return best / values.size
+class _Case:
+    """What one step of the trajectory is to all codecs."""
 
+    def __init__(self, trajectory: Trajectory, step: str, base: str, roles: Sequence[str], rounds: int) -> None:
+        self._step, self._rounds = step, rounds
+        self._values = {role: trajectory.words(role, step) for role in roles}
+        self._bases = {role: trajectory.words(role, base) for role in roles}
+        self._measured: dict[tuple[str, str], Measured] = {}
+        whole = {role: words for role, words in self._values.items() if role in _STATE}
+        self._groups = list(groups_of(whole, self._bases)) if len(whole) == len(_STATE) else []
 
-def _encode(
-    data: NDArray[np.uint8], base: NDArray[np.uint8] | None, at: bytes, dtype: DType, space: Workspace
-) -> memoryview:
-    """A block's bytes to a record's; ``at`` is the base's address, which a store knows already."""
-    offers = [] if base is None else [Candidate(PREVIOUS, {0: (dtype, base)})]
-    encoded = encode_block(data, dtype, offers, _OPTIONS, workspace=space, room=_ROOM)
-    needs = () if encoded.choice is None else (Need(0, dtype.code, at, None),)
-    shape = (data.size // dtype.itemsize,)
-    record = Record(
-        dtype.code, encoded.predictor, encoded.coder, address(data.data), shape, needs, b"", encoded.payload
-    )
-    assert encoded.buffer is not None
-    framed = memoryview(frame_record(record, encoded.buffer.data, _ROOM))
-    # Whoever gets a record in a pipeline copies it into a pack, and then the buffer is free again.
-    space.give(encoded.buffer)
-    return framed
+    def rows(self, role: str) -> Iterator[Row]:
+        """Ours and all peers, for one role."""
+        values, base = self._values[role], self._bases[role]
+        dtype = by_name("bfloat16" if role == "bf16" else "float32")
+        alone = list(groups_of({role: values}, {role: base}))
+        if role in _STATE and self._groups:
+            yield self._ours(role, OURS, self._groups, dtype)
+            yield self._ours(role, ALONE, alone, dtype)
+        else:
+            yield self._ours(role, OURS, alone, dtype)
+        for peer in peers(dtype.itemsize):
+            tasks = [
+                peer.task(values[start : start + BLOCK].copy(), base[start : start + BLOCK].copy())
+                for start in range(0, values.size, BLOCK)
+            ]
+            yield self._measure(role, peer.name, tasks, dtype)
 
+    def state(self) -> Iterator[Row]:
+        """The fp32 state as a whole, for ours group by group, for the others the sum of its parts."""
+        if not self._groups:
+            return
+        found = measure([group.task() for group in self._groups], self._rounds)
+        yield _row("state", self._step, OURS, found, 32)
+        codecs = dict.fromkeys(codec for role, codec in self._measured if role in _STATE and codec != OURS)
+        for codec in codecs:
+            first, *rest = (self._measured[role, codec] for role in _STATE)
+            for part in rest:
+                first += part
+            yield _row("state", self._step, codec, first, 32)
 
-def _decode(
-    record: bytes, base: NDArray[np.uint8] | None, dtype: DType, space: Workspace, out: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """A record's bytes to the block's, with every check that a store makes."""
-    parsed = decode_record(record, source="record")
-    inputs = {0: (dtype, base)} if parsed.needs and base is not None else {}
-    encoded = Encoded(parsed.predictor, parsed.coder, parsed.params, memoryview(parsed.payload))
-    size = parsed.shape[0] * dtype.itemsize
-    data = decode_block(encoded, dtype, size, inputs, source="record", workspace=space, out=out)
-    assert address(data.data) == parsed.address
-    return data
+    def _ours(self, role: str, codec: str, groups: Sequence[Group], dtype: DType) -> Row:
+        tasks, guesses = zip(*(group.single_tasks()[role] for group in groups), strict=True)
+        values, base = self._values[role], self._bases[role]
+        whole = (entropy_bound(values, guess, dtype) for guess in (Prediction(), Prediction(base)))
+        limit = min(_bound(values, guesses, dtype), *whole)
+        return self._measure(role, codec, tasks, dtype, limit)
 
-
-def _blocks(values: Words, base: Words | None) -> Iterator[tuple[Words, Words | None]]:
-    for start in range(0, values.size, BLOCK):
-        here = slice(start, start + BLOCK)
-        yield values[here].copy(), None if base is None else base[here].copy()
-
-
-def _ours(values: Words, base: Words | None, dtype: DType, rounds: int) -> tuple[int, float, float]:
-    size, spent, space = 0, [0.0, 0.0], Workspace()
-    for block, known in _blocks(values, base):
-        data, other = block.view(np.uint8), None if known is None else known.view(np.uint8)
-        at = b"\0" * 16 if other is None else address(other.data)
-        framed, seconds = _best(lambda d=data, o=other, a=at: _encode(d, o, a, dtype, space), rounds)  # type: ignore[misc]
-        record, out = bytes(framed), np.empty_like(data)
-        decoded, back = _best(lambda r=record, o=other, t=out: _decode(r, o, dtype, space, t), rounds)  # type: ignore[misc]
-        assert decoded.tobytes() == data.tobytes()
-        size += len(record)
-        spent = [spent[0] + seconds, spent[1] + back]
-    return size, spent[0], spent[1]
-
-
-def _theirs(peer: Peer, values: Words, base: Words | None, rounds: int) -> tuple[int, float, float]:
-    size, spent = 0, [0.0, 0.0]
-    for block, known in _blocks(values, base):
-        data = peer.prepare(block, known)
-        packed, seconds = _best(lambda d=data: peer.encode(d), rounds)  # type: ignore[misc]
-        decoded, back = _best(lambda p=packed: peer.decode(p), rounds)  # type: ignore[misc]
-        assert bytes(decoded) == data
-        size += len(packed)
-        spent = [spent[0] + seconds, spent[1] + back]
-    return size, spent[0], spent[1]
-
-
-def _rows_of(role: str, step: str, values: Words, base: Words, rounds: int) -> Iterator[Row]:
-    dtype = by_name("bfloat16" if role == "bf16" else "float32")
-    limit, raw = bound(values, base, dtype), values.nbytes / 1e9
-
-    def row(name: str, size: int, encode: float, decode: float) -> Row:
-        return Row(role, step, name, 8 * size / values.size, limit, raw / encode, raw / decode)
-
-    yield row(OURS, *_ours(values, base, dtype, rounds))
-    for peer in peers(dtype.itemsize):
-        yield row(peer.name, *_theirs(peer, values, base, rounds))
-
-
-def _cases() -> Iterator[tuple[str, str, str]]:
-    for role in ROLES:
-        for interval in INTERVALS:
-            yield role, str(interval), "0"
-    for interval in INTERVALS[:2]:
-        yield "bf16", f"rl{interval}", "rl0"
-
-
-def _whole(rows: list[Row]) -> Iterator[Row]:
-    """The fp32 state as a whole: weights and both moments, in one figure."""
-    parts = ("weights", "exp_avg", "exp_avg_sq")
-    for step in map(str, INTERVALS):
-        here = [row for row in rows if row.step == step and row.role in parts]
-        for codec in dict.fromkeys(row.codec for row in here):
-            mine = [row for row in here if row.codec == codec]
-            bits, limit = (sum(getattr(row, name) for row in mine) / len(parts) for name in ("bits", "bound"))
-            encode, decode = (len(parts) / sum(1 / getattr(row, name) for row in mine) for name in ("encode", "decode"))
-            yield Row("state", step, codec, bits, limit, encode, decode)
+    def _measure(self, role: str, codec: str, tasks: Sequence[Task], dtype: DType, bound: float | None = None) -> Row:
+        self._measured[role, codec] = found = measure(tasks, self._rounds)
+        return _row(role, self._step, codec, found, 8 * dtype.itemsize, bound)
 
 
 def _show(row: Row, best: float) -> str:
     share = f"{row.bits / best:6.3f} of the best peer" if row.codec == OURS and best else ""
-    over = f"bound {row.bound:7.3f} ({100 * (row.bits / row.bound - 1):+5.1f}%)" if row.codec == OURS else " " * 24
+    over = "" if row.bound is None else f"bound {row.bound:7.3f} ({100 * (row.bits / row.bound - 1):+5.1f}%)"
     return (
-        f"{row.role:11} {row.step:>5}  {row.codec:22} {row.bits:7.3f} bits  {over}  "
-        f"{row.encode:5.2f} / {row.decode:5.2f} GB/s  {share}"
+        f"{row.role:11}{row.step:>5}  {row.codec:22}{row.bits:8.3f} bits  {over:24}  "
+        f"{row.encode:6.2f} {row.decode:6.2f}  {row.encode_all:6.2f} {row.decode_all:6.2f}  {share}"
     )
 
 
-def main() -> None:
-    """Measure, print the table and write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def _print(rows: list[Row]) -> list[Row]:
+    best = min((row.bits for row in rows if row.codec not in (OURS, ALONE)), default=0.0)
+    for row in rows:
+        print(_show(row, best).rstrip(), flush=True)
+    return rows
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("deltackpt", "numpy", "torch", "zstandard", *MODULES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table and the verdicts, and write both as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, help="write the figures to this file, as JSON")
     parser.add_argument("--cache", type=Path, default=Path(".bench/trajectory"), help="folder of the training run")
     parser.add_argument("--rounds", type=int, default=5, help="of each figure the best of so many")
     parser.add_argument("--only", default="", help="roles to measure, separated by commas; all of them if empty")
-    options = parser.parse_args()
-    trajectory = Trajectory(options.cache)
+    parser.add_argument("--tiny", action="store_true", help="a model of a few thousand parameters, to try it out")
+    options = parser.parse_args(arguments)
+    trajectory = Trajectory(options.cache, TINY) if options.tiny else Trajectory(options.cache)
     wanted = options.only.split(",") if options.only else [*ROLES]
     rows: list[Row] = []
-    print(f"kernels: {status().path}; {platform.machine()}; blocks of {BLOCK} elements")
-    for role, step, base in _cases():
-        if role in wanted:
-            values, known = trajectory.words(role, step), trajectory.words(role, base)
-            rows += _print(list(_rows_of(role, step, values, known, options.rounds)))
-    if {"weights", "exp_avg", "exp_avg_sq"} <= set(wanted):
-        for step in map(str, INTERVALS):
-            rows += _print([row for row in _whole(rows) if row.step == step])
+    print(f"kernels: {status().path}; {_processor()}, {cores()} cores; blocks of {BLOCK} elements")
+    print(f"{'':49}{'':26}  GB/s on one core, on all: encode decode  encode decode")
+    for step, base in [(str(n), "0") for n in INTERVALS] + [(f"rl{n}", "rl0") for n in INTERVALS[:2]]:
+        roles = [role for role in wanted if not step.startswith("rl") or role == "bf16"]
+        case = _Case(trajectory, step, base, roles, options.rounds)
+        for role in roles:
+            rows += _print(list(case.rows(role)))
+        rows += _print(list(case.state()))
+    judged = [*verdicts(rows, cores())]
+    print()
+    for reached, text in judged:
+        print(f"{'reached' if reached else 'MISSED '}  {text}")
     if options.out is not None:
-        report = {"kernels": asdict(status()), "block": BLOCK, "rows": [asdict(row) for row in rows]}
+        report = {
+            "machine": {"processor": _processor(), "cores": cores(), "platform": platform.platform()},
+            "versions": _versions(),
+            "kernels": asdict(status()),
+            "block": BLOCK,
+            "rows": [asdict(row) for row in rows],
+            "verdicts": [{"reached": reached, "goal": text} for reached, text in judged],
+        }
         options.out.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def _print(rows: list[Row]) -> list[Row]:
-    best = min((row.bits for row in rows if row.codec != OURS), default=0.0)
-    for row in rows:
-        print(_show(row, best), flush=True)
-    return rows
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +19,39 @@ from benchmarks.gpt import GPTConfig
 from benchmarks.text import Tokenizer, read_sources
 from benchmarks.training import TrainConfig, Trainer, make_deterministic
 
-__all__ = ["BASE", "INTERVALS", "ROLES", "Trajectory"]
+__all__ = ["FULL", "INTERVALS", "ROLES", "TINY", "Run", "Trajectory"]
 
 ROLES = ("weights", "bf16", "exp_avg", "exp_avg_sq")
-BASE = 1000
 INTERVALS = (1, 10, 100)
 
-_TEXT_BYTES = 6 << 20
 _RL_RATE = 1e-6
-_MODEL = GPTConfig(vocab=8192, dropout=0.0)
-_TRAIN = TrainConfig(steps=1300, warmup=100, batch=4)
 
 Words = NDArray[np.uint16] | NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training run.
+
+    Args:
+        model, train: its settings.
+        base: the step that the others are measured against.
+        text_bytes: how much text it trains on.
+    """
+
+    model: GPTConfig
+    train: TrainConfig
+    base: int
+    text_bytes: int
+
+
+FULL = Run(GPTConfig(vocab=8192, dropout=0.0), TrainConfig(steps=1300, warmup=100, batch=4), 1000, 6 << 20)
+TINY = Run(
+    GPTConfig(vocab=512, context=16, width=32, layers=1, heads=2, dropout=0.0),
+    TrainConfig(steps=200, warmup=5, batch=2),
+    5,
+    1 << 18,
+)
 
 
 def _rounded(weight: torch.Tensor) -> NDArray[np.uint16]:
@@ -51,9 +72,11 @@ def _roles(trainer: Trainer) -> Iterator[tuple[str, Words]]:
 class Trajectory:
     """The steps of one run; trained at the first use and kept in ``folder``."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._settings = json.dumps({"base": BASE, "model": asdict(_MODEL), "train": asdict(_TRAIN)}, sort_keys=True)
+    def __init__(self, folder: Path, run: Run = FULL) -> None:
+        self._folder, self._run = folder, run
+        self._settings = json.dumps(
+            {"base": run.base, "model": asdict(run.model), "train": asdict(run.train)}, sort_keys=True
+        )
         done = folder / "settings.json"
         if not done.exists() or done.read_text() != self._settings:
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,19 +95,20 @@ class Trajectory:
 
     def _train(self) -> None:
         make_deterministic()
-        text = read_sources(_TEXT_BYTES)
-        tokenizer = Tokenizer.train(text, _MODEL.vocab)
-        trainer = Trainer(_MODEL, _TRAIN, tokenizer.encode(text))
-        while trainer.step < BASE:
+        run = self._run
+        text = read_sources(run.text_bytes)
+        tokenizer = Tokenizer.train(text, run.model.vocab)
+        trainer = Trainer(run.model, run.train, tokenizer.encode(text))
+        while trainer.step < run.base:
             trainer.train_step()
         self._keep(trainer, "0")
         for interval in INTERVALS:
-            while trainer.step < BASE + interval:
+            while trainer.step < run.base + interval:
                 trainer.train_step()
             self._keep(trainer, str(interval))
         self._keep(trainer, "rl0")
         # So long a schedule that the rate stays where it begins.
-        trainer.config = replace(_TRAIN, steps=1 << 40, warmup=0, peak_lr=_RL_RATE)
+        trainer.config = replace(run.train, steps=1 << 40, warmup=0, peak_lr=_RL_RATE)
         for done in range(1, max(INTERVALS[:2]) + 1):
             trainer.train_step()
             if done in INTERVALS:
