@@ -50,7 +50,10 @@ class StepInfo:
         depth: the most records that are decoded, one after another, to get one of its blocks.
         created: when it was committed.
         artifacts: for each artifact its raw and stored bytes.
-        writer: what wrote it: versions, number of ranks, base blocks found in memory or decoded.
+        writer: what wrote it: versions, number of ranks; ``chain``, the policy that its bases were chosen by, and
+            ``chain_near``, ``chain_far``, what a delta was measured to take against the step before and the one before
+            that, as shares of a key step; ``bases_cached`` and ``bases_decoded``, base blocks found in memory, and
+            those decoded from the store.
     """
 
     step: int
@@ -122,7 +125,8 @@ class Store:
 
         Args:
             url: a path, ``file://`` URL, or ``memory://NAME``.
-            chain: ``"previous"`` or ``"anchor"``: what deltas are taken against.
+            chain: what deltas are taken against: ``"previous"`` (the step before), ``"anchor"`` (the last key step),
+                ``"skip"`` (such that few deltas lead to any step), or ``"auto"``, what measurements favour.
             key_every: a key step at least every this many steps.
             max_depth: the most records that one block may take to decode.
             block_elements: the most elements of a block.

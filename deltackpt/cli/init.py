@@ -27,7 +27,8 @@ def command(
         str,
         typer.Option(
             metavar="CHAIN",
-            help="What deltas are taken against: previous (the step before) or anchor (the last key step).",
+            help="What deltas are taken against: previous (the step before), anchor (the last key step), skip (few "
+            "deltas lead to any step), or auto (what measurements favour).",
             autocompletion=lambda: list(CHAINS),
         ),
     ] = _DEFAULTS.chain,

@@ -4,59 +4,129 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.errors import DeltackptError
-from deltackpt.format.manifest import Manifest
+from deltackpt.format.manifest import Manifest, ManifestHeader
 from deltackpt.pipeline.decode import BlockDecoder
 from deltackpt.store.base import UNUSABLE, BaseBlock, BaseView
 from deltackpt.store.base_cache import BaseCache
-from deltackpt.store.catalog import find_place, newest_before
-from deltackpt.store.chain import Chain, choose_chain
+from deltackpt.store.catalog import VisibleStep, steps_before
+from deltackpt.store.chain import POLICIES, Chain, choose_chain, key_chain
+from deltackpt.store.chain_choice import KEY, ChainChoice, Measured, is_measured_at, pick_policy
+from deltackpt.store.line import find_in_chain
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.options import AUTO
 from deltackpt.store.pending import Announcement
 
-__all__ = ["Bases", "GroupBases", "choose_base"]
+__all__ = ["BaseReader", "Bases", "GroupBases", "Start", "choose_start"]
 
 _LOG = logging.getLogger("deltackpt")
 
 Bytes = NDArray[np.uint8]
 
+Measure = Callable[[BaseView, BaseView | None], Measured | None]
+"""What a new step would take against the step before it and the one before that."""
 
-def choose_base(store: OpenStore, branch: str, step: int, announcement: Announcement) -> tuple[BaseView | None, Chain]:
-    """The chain of a new step, and its base as it is visible now. The save is announced, with its base.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """What a save builds on.
+
+    Attributes:
+        base: the step whose blocks it refers to, as it is visible now.
+        chain: its place in the chain.
+        choice: the policy that this follows from.
+    """
+
+    base: BaseView | None
+    chain: Chain
+    choice: ChainChoice
+
+
+def choose_start(store: OpenStore, branch: str, step: int, announcement: Announcement, measure: Measure) -> Start:
+    """The base of a new step, and its place in the chain. The save is announced, with its base.
 
     Without a base that can be read and that nobody is about to delete, the step starts a new chain; the reason is
     logged.
     """
-    manifest, chain = _find_base(store, branch, step)
-    usable = announcement.claim([] if manifest is None else [manifest])
-    if usable:
-        return BaseView(store, usable[0]), chain
-    if manifest is not None:
+    options = store.options
+    found = _find_start(store, branch, step, measure)
+    usable = announcement.claim([] if found is None else [found[0]])
+    if found is not None and usable:
+        return Start(BaseView(store, usable[0]), found[1], found[2])
+    if found is not None:
         _LOG.warning(
-            "step %s:%d is written without a base: %s is about to be deleted", branch, step, manifest.header.key
+            "step %s:%d is written without a base: %s is about to be deleted", branch, step, found[0].header.key
         )
-    return None, choose_chain(store.options, None)
+    return Start(None, choose_chain("previous", options.key_every, None), ChainChoice(KEY))
 
 
-def _find_base(store: OpenStore, branch: str, step: int) -> tuple[Manifest | None, Chain]:
-    alone = choose_chain(store.options, None)
+def _find_start(
+    store: OpenStore, branch: str, step: int, measure: Measure
+) -> tuple[Manifest, Chain, ChainChoice] | None:
+    options = store.options
     try:
-        newest = newest_before(store, branch, step)
-        if newest is None:
-            return None, alone
-        chain = choose_chain(store.options, store.header(newest.key, newest.manifest_bytes))
-        base = None if chain.base is None else find_place(store, *chain.base)
-        if base is None:
-            return None, alone
-        return store.manifest(base.key), chain
+        earlier = steps_before(store, branch, step)
+        if not earlier:
+            return None
+        previous = store.header(earlier[0].key, earlier[0].manifest_bytes)
+        choice = _choose_policy(store, earlier, previous, measure)
+        if choice.policy == KEY:
+            chain = key_chain("previous", previous)
+        else:
+            chain = choose_chain(choice.policy, options.key_every, previous)
+            if choice.measured is not None and choice.measured.far is None:
+                # Too early to know which of the two the next step will want.
+                chain = replace(chain, keep=True, last=False)
+        assert chain.base is not None
+        return store.manifest(find_in_chain(store, earlier, chain.base)), chain, choice
     except UNUSABLE as error:
         _LOG.warning("step %s:%d is written without a base: %s", branch, step, error)
-        return None, alone
+        return None
+
+
+def _choose_policy(
+    store: OpenStore, earlier: Sequence[VisibleStep], previous: ManifestHeader, measure: Measure
+) -> ChainChoice:
+    """The policy for the next step; with ``auto`` from what is measured, or was for the step before."""
+    options = store.options
+    if options.chain != AUTO:
+        return ChainChoice(options.chain)
+    kept, distance = previous.writer.get("chain"), previous.distance + 1
+    usual = ChainChoice(str(kept) if kept in POLICIES else "previous")
+    if distance >= options.key_every or (kept in POLICIES and not is_measured_at(distance)):
+        return usual
+    measured = measure(BaseView(store, store.manifest(earlier[0].key)), _view(store, earlier[1:]))
+    if measured is None:
+        return usual
+    return ChainChoice(pick_policy(measured, options.key_every, options.max_depth), measured)
+
+
+def _view(store: OpenStore, steps: Sequence[VisibleStep]) -> BaseView | None:
+    """The first of the steps as a base, if there is one that can be read."""
+    try:
+        return BaseView(store, store.manifest(steps[0].key)) if steps else None
+    except UNUSABLE as error:
+        _LOG.warning("what a longer distance costs is not measured: %s", error)
+        return None
+
+
+class BaseReader(Protocol):
+    """Gives the bytes of base blocks."""
+
+    def read(self, block: BaseBlock) -> Bytes | None:
+        """The bytes of a base block; None where it cannot be read."""
+        ...
+
+    def read_all(self, blocks: Sequence[BaseBlock]) -> dict[bytes, Bytes] | None:
+        """The bytes of several base blocks by address; None where one of them cannot be read."""
+        ...
 
 
 class Bases:

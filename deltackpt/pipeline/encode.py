@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from deltackpt.codec import Choice, CodecOptions, Workspace, choose, encode_block
 from deltackpt.format.hashing import Buffer
 from deltackpt.format.record import Record, frame_record
-from deltackpt.pipeline.bases import Bases, GroupBases
+from deltackpt.pipeline.bases import BaseReader, Bases, GroupBases
 from deltackpt.pipeline.offers import Member, Offer, make_offers
 from deltackpt.pipeline.plan_save import BlockTask
 from deltackpt.store.base import BaseBlock, RecordRef
 
-__all__ = ["EncodedBlock", "Repeat", "Resolved", "StoredBlock", "TakenBlock", "resolve_group"]
+__all__ = ["EncodedBlock", "Pick", "Repeat", "Resolved", "Resolver", "StoredBlock", "TakenBlock", "resolve_group"]
 
 Bytes = NDArray[np.uint8]
 
@@ -76,7 +76,7 @@ Resolved = StoredBlock | Repeat | EncodedBlock
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pick:
+class Pick:
     """What a block may be predicted from, and what it is."""
 
     offers: list[Offer]
@@ -94,7 +94,7 @@ def resolve_group(
 
     Base blocks are read once for the whole group.
     """
-    resolver = _Resolver(group, GroupBases(bases), max_depth, workspace)
+    resolver = Resolver(group, GroupBases(bases), max_depth, workspace)
     resolved: dict[int, Resolved] = {}
     duplicates = {}
     for position, taken in enumerate(group):
@@ -114,31 +114,31 @@ def resolve_group(
     return resolved
 
 
-class _Resolver:
+class Resolver:
     """The blocks of one group while they are resolved.
 
     Attributes:
         members: all of them; those with a depth may be partners.
     """
 
-    def __init__(self, group: Sequence[TakenBlock], bases: GroupBases, max_depth: int, workspace: Workspace) -> None:
+    def __init__(self, group: Sequence[TakenBlock], bases: BaseReader, max_depth: int, workspace: Workspace) -> None:
         self.members = [Member(taken.task, taken.data, taken.address) for taken in group]
         self.bases = bases
         self._max_depth = max_depth
         self._workspace = workspace
 
-    def pick(self, position: int) -> _Pick:
+    def pick(self, position: int) -> Pick:
         """What the block is best predicted from, given those settled so far."""
         offers = make_offers(position, self.members, self.bases, self._max_depth)
         member = self.members[position]
         candidates = [offer.candidate for offer in offers]
-        return _Pick(offers, choose(member.data, member.task.item.dtype, candidates, self._workspace))
+        return Pick(offers, choose(member.data, member.task.item.dtype, candidates, self._workspace))
 
     def settle(self, position: int, depth: int | None, stored: int = 0) -> None:
         """Make a block a partner of those to come; without a depth, none any more."""
         self.members[position] = replace(self.members[position], depth=depth, stored=stored)
 
-    def moments(self, duplicates: Container[int]) -> dict[int, _Pick]:
+    def moments(self, duplicates: Container[int]) -> dict[int, Pick]:
         """What a first and a second moment are predicted from, in the better of the two orders; of others nothing.
 
         After one step of training the second moment follows from the first one; later it is the first moment that
@@ -154,7 +154,7 @@ class _Resolver:
             orders.append(self._in_order(first, second))
         return min(orders, key=lambda picks: sum(pick.choice.bits for pick in picks.values()))
 
-    def _in_order(self, one: int, two: int) -> dict[int, _Pick]:
+    def _in_order(self, one: int, two: int) -> dict[int, Pick]:
         """The picks of two blocks if they are resolved in this order."""
         pick = self.pick(one)
         self.settle(one, pick.offer.depth(self.members))
@@ -163,7 +163,7 @@ class _Resolver:
         return picks
 
 
-def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repeat | None:
+def _find_duplicate(taken: TakenBlock, bases: BaseReader) -> StoredBlock | Repeat | None:
     """What the block is a duplicate of. Equal addresses are only a hint: what counts is that bytes were compared."""
     block = taken.task.reusable.get(taken.address)
     if block is not None:
@@ -178,7 +178,7 @@ def _find_duplicate(taken: TakenBlock, bases: GroupBases) -> StoredBlock | Repea
 
 
 def _encode(
-    taken: TakenBlock, pick: _Pick, members: Sequence[Member], options: CodecOptions, workspace: Workspace
+    taken: TakenBlock, pick: Pick, members: Sequence[Member], options: CodecOptions, workspace: Workspace
 ) -> EncodedBlock:
     candidates = [offer.candidate for offer in pick.offers]
     encoded = encode_block(taken.data, taken.task.item.dtype, candidates, options, pick.choice, workspace, room=_ROOM)

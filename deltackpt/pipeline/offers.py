@@ -12,7 +12,7 @@ from deltackpt.codec import Candidate
 from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, SCALE, ZERO
 from deltackpt.format.record import Need
 from deltackpt.format.record_meta import MAX_NEEDS, put_meta
-from deltackpt.pipeline.bases import GroupBases
+from deltackpt.pipeline.bases import BaseReader
 from deltackpt.pipeline.plan_save import BlockTask, base_needs
 from deltackpt.pipeline.slots import slot_inputs
 from deltackpt.store.base import BaseBlock
@@ -76,7 +76,7 @@ class _Slot:
         return cls(number, position, members[position].task.item.dtype)
 
 
-def make_offers(position: int, members: Sequence[Member], bases: GroupBases, max_depth: int) -> list[Offer]:
+def make_offers(position: int, members: Sequence[Member], bases: BaseReader, max_depth: int) -> list[Offer]:
     """All that a block may be predicted from, the cheapest to read first.
 
     Args:
@@ -125,7 +125,7 @@ def _base_slot(number: int, task: BlockTask) -> _Slot | None:
     return _Slot(number, task.twin, task.item.dtype)
 
 
-def _previous(task: BlockTask, address: bytes, size: int, bases: GroupBases) -> Offer | None:
+def _previous(task: BlockTask, address: bytes, size: int, bases: BaseReader) -> Offer | None:
     usable = [block for block in task.bases if block.address != address]
     needs = base_needs(task.box, task.item.dtype, usable)
     cost = _needs_bytes(task.box.sizes, needs)
@@ -151,7 +151,7 @@ def _offer(
     task: BlockTask,
     slots: Sequence[_Slot],
     members: Sequence[Member],
-    bases: GroupBases,
+    bases: BaseReader,
 ) -> Offer | None:
     """An offer whose slots are each one whole block; None where one of them cannot be had."""
     needs, inputs, read = [], {}, 0

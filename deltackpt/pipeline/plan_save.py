@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deltackpt.format.record import Need, Tile
 from deltackpt.pipeline.items import SaveItem
-from deltackpt.pipeline.partners import ItemGroup, Partners, group_items
+from deltackpt.pipeline.partners import ItemGroup, Partners
 from deltackpt.store.base import BaseBlock, BaseView
 from deltackpt.store.chain import Chain
 from deltackpt.tensor.box import Box
@@ -56,11 +56,10 @@ class GroupPlan:
 
 
 def plan_save(
-    items: Sequence[SaveItem], base: BaseView | None, chain: Chain, *, block_elements: int, max_depth: int
+    groups: Sequence[ItemGroup], base: BaseView | None, chain: Chain, *, block_elements: int, max_depth: int
 ) -> list[GroupPlan]:
-    """What to write for all items: in groups, in order of names, and for each block what it may be predicted from."""
-    groups = sorted(group_items(items), key=_order)
-    return [_plan_group(group, base, chain, block_elements, max_depth) for group in groups]
+    """What to write for all groups, in order of names, and for each block what it may be predicted from."""
+    return [_plan_group(group, base, chain, block_elements, max_depth) for group in sorted(groups, key=_order)]
 
 
 def _order(group: ItemGroup) -> tuple[str, str, tuple[int, ...]]:

@@ -16,16 +16,21 @@ from deltackpt.errors import IncompleteSaveError, InvalidArgumentError
 from deltackpt.format import hashing
 from deltackpt.format.index import IndexHeader, encode_index
 from deltackpt.format.keys import index_key
-from deltackpt.pipeline.bases import Bases, choose_base
+from deltackpt.pipeline.bases import Bases, choose_start
 from deltackpt.pipeline.encode import EncodedBlock, Resolved, StoredBlock, TakenBlock, resolve_group
 from deltackpt.pipeline.items import SaveItem
+from deltackpt.pipeline.measure import Sampled, measure, sample_groups, take_sample
 from deltackpt.pipeline.ordered import ordered_map
 from deltackpt.pipeline.pack_sink import PackSink
+from deltackpt.pipeline.partners import group_items
 from deltackpt.pipeline.plan_save import BlockGroup, BlockTask, GroupPlan, plan_save
 from deltackpt.pipeline.rows import IndexBuilder, NewRecord
-from deltackpt.store.base import RecordRef
+from deltackpt.store.base import BaseView, RecordRef
 from deltackpt.store.base_cache import BaseCache
+from deltackpt.store.chain import Chain
+from deltackpt.store.chain_choice import Measured
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.options import AUTO
 from deltackpt.store.pending import Announcement
 from deltackpt.store.receipt import WriterReceipt
 
@@ -94,32 +99,54 @@ def _write(
     cache: BaseCache,
 ) -> WriterReceipt:
     options = store.options
-    base, chain = choose_base(store, branch, step, announcement)
-    plans = plan_save(items, base, chain, block_elements=options.block_elements, max_depth=options.max_depth)
-    bases = Bases(store, base, cache)
     codec = CodecOptions(level=options.level)
     workspace = Workspace()
+    groups = group_items(items)
+    places = sample_groups(groups, options.block_elements) if options.chain == AUTO else []
     cache.begin_save(settings.base_memory)
+
+    sampled: list[Bases] = []
+
+    def measure_bases(near: BaseView, far: BaseView | None) -> Measured | None:
+        readers = (Bases(store, near, cache), None if far is None else Bases(store, far, cache))
+        sampled.extend(reader for reader in readers if reader is not None)
+        return measure(places, near, far, readers, cache.samples, workspace)
+
+    start = choose_start(store, branch, step, announcement, measure_bases)
+    plans = plan_save(
+        groups, start.base, start.chain, block_elements=options.block_elements, max_depth=options.max_depth
+    )
+    bases = Bases(store, start.base, cache)
     with (
         PackSink(store.backend, options.pack_bytes) as sink,
         ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-save") as executor,
     ):
-        rows = _Rows(IndexBuilder(), sink, cache if chain.keep else None, announcement, workspace)
+        rows = _Rows(IndexBuilder(), sink, _Keeper(cache, start.chain, places), announcement, workspace)
         window = settings.threads + 1
-        groups = (group for plan in plans for group in plan.blocks)
-        taken = _note_repeats(ordered_map(executor, _take, groups, window=window))
+        blocks = (group for plan in plans for group in plan.blocks)
+        taken = _note_repeats(ordered_map(executor, _take, blocks, window=window))
         resolved = ordered_map(
             executor, lambda t: (t, resolve_group(t, bases, codec, options.max_depth, workspace)), taken, window=window
         )
         for plan in plans:
             rows.add_groups(plan, resolved)
         packs = sink.finish()
-    used = () if base is None else (base.manifest.header.key,)
+    if start.chain.distance == 0:
+        cache.discard_unused()
+    used = () if start.base is None else (start.base.manifest.header.key,)
     index = rows.builder.build(IndexHeader(branch, step, writer, used, announcement.ticket.id), packs)
     data = encode_index(index)
     name = hashing.blake3_digest(data)
     store.backend.put(index_key(name), data)
-    return WriterReceipt(name, len(data), rows.duplicates, bases.cached, bases.decoded, announcement.extend())
+    return WriterReceipt(
+        index=name,
+        index_bytes=len(data),
+        duplicates=rows.duplicates,
+        bases_cached=bases.cached,
+        bases_decoded=bases.decoded + sum(reader.decoded for reader in sampled),
+        pending=announcement.extend(),
+        chain=start.choice,
+    )
 
 
 def _take(group: BlockGroup) -> list[TakenBlock]:
@@ -153,7 +180,7 @@ class _Rows:
         self,
         builder: IndexBuilder,
         sink: PackSink,
-        cache: BaseCache | None,
+        keeper: _Keeper,
         announcement: Announcement,
         workspace: Workspace,
     ) -> None:
@@ -161,7 +188,7 @@ class _Rows:
         self.builder = builder
         self.duplicates = 0
         self._sink = sink
-        self._cache = cache
+        self._keeper = keeper
         self._workspace = workspace
         self._places: dict[int, RecordRef | int] = {}
 
@@ -176,7 +203,7 @@ class _Rows:
                 place = self._place(taken[position], result, start)
                 self._places[start + position] = place
                 placed[position].append(place)
-                self._remember(taken[position])
+                self._keeper.keep(taken[position])
         for item, places in zip(plan.items, placed, strict=True):
             self.builder.place_shard(item.fqn, item.box, len(places))
             for place in places:
@@ -208,11 +235,24 @@ class _Rows:
             )
         )
 
-    def _remember(self, taken: TakenBlock) -> None:
-        """Keep the block as a base of the next save, in the place of the one it follows."""
-        if self._cache is None:
-            return
-        twin = taken.task.twin
-        if twin is not None and twin.address != taken.address:
+
+class _Keeper:
+    """Keeps blocks in memory for later saves, as the chain wants it."""
+
+    def __init__(self, cache: BaseCache, chain: Chain, places: Sequence[Sampled]) -> None:
+        self._cache = cache
+        self._chain = chain
+        self._sampled = {(item.fqn, place.block): place.box for place in places for item in place.group.items}
+
+    def keep(self, taken: TakenBlock) -> None:
+        """Keep a block as a base of later saves, in the place of one that is none any more."""
+        task = taken.task
+        twin = task.twin
+        if self._chain.last and twin is not None and twin.address != taken.address:
             self._cache.discard(twin.address)
-        self._cache.put(taken.address, taken.data)
+        if self._chain.keep:
+            self._cache.put(taken.address, taken.data)
+        sampled = self._sampled.get((task.item.fqn, task.box))
+        if sampled is not None:
+            sample = take_sample(taken.data, task.item.dtype, task.box, sampled)
+            self._cache.samples.put(taken.address, sampled, sample)

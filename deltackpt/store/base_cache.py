@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format import hashing
+from deltackpt.tensor.box import Box
 
-__all__ = ["BaseCache", "CacheStats", "parse_base_memory", "shared_cache"]
+__all__ = ["BaseCache", "CacheStats", "Samples", "parse_base_memory", "shared_cache"]
 
 Bytes = NDArray[np.uint8]
 
@@ -48,12 +49,49 @@ class _Held:
     put: int  # the last save that put it
 
 
+# Samples of two steps, eight groups of five tensors, 2048 elements of 16 bytes, and as much again for other branches.
+_SAMPLE_BYTES = 8 << 20
+
+
+class Samples:
+    """Small boxes of blocks, by the address of the block: the most recently used, up to 8 MiB. Safe to use from many
+    threads.
+
+    What is predicted from them only steers choices, so they are not hashed again.
+    """
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[bytes, Box], Bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, address: bytes, box: Box) -> Bytes | None:
+        """The sample of this block at this box (global coordinates), or None."""
+        with self._lock:
+            held = self._held.get((address, box))
+            if held is not None:
+                self._held.move_to_end((address, box))
+            return held
+
+    def put(self, address: bytes, box: Box, sample: Bytes) -> None:
+        with self._lock:
+            if (address, box) in self._held:
+                return
+            self._held[address, box] = sample
+            self._bytes += sample.nbytes
+            while self._bytes > _SAMPLE_BYTES:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+
+
 class BaseCache:
     """Blocks by address, up to a budget in bytes; safe to use from many threads.
 
     A save walks all blocks of a state in order, so evicting the least recently used would drop each block just before
-    it is needed. Instead a block makes room for its successor (:meth:`discard`), what does not fit is not kept, and
-    only what no save has used for two saves is evicted.
+    it is needed. Instead a block that is not needed any more makes room for its successor (:meth:`discard`), what does
+    not fit is not kept, and only what no save has used for two saves is evicted.
+
+    Attributes:
+        samples: small parts of blocks that saves went by when they chose their bases.
     """
 
     def __init__(self, budget: int) -> None:
@@ -63,6 +101,7 @@ class BaseCache:
         self._save = 0
         self._hits = self._misses = self._damaged = 0
         self._lock = threading.Lock()
+        self.samples = Samples()
 
     def begin_save(self, budget: int) -> None:
         """Note that a save starts, and the budget it brings; blocks beyond that are dropped."""
@@ -113,6 +152,12 @@ class BaseCache:
         with self._lock:
             held = self._held.get(address)
             if held is not None and held.put != self._save:
+                self._drop(address)
+
+    def discard_unused(self) -> None:
+        """Forget what neither the save in progress nor the one before it put or used."""
+        with self._lock:
+            for address in [address for address, held in self._held.items() if held.save < self._save - 1]:
                 self._drop(address)
 
     def stats(self) -> CacheStats:

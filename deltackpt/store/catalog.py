@@ -17,6 +17,7 @@ __all__ = [
     "find_step",
     "newest_before",
     "parse_step",
+    "steps_before",
     "visible_steps",
 ]
 
@@ -108,7 +109,11 @@ def find_place(store: OpenStore, branch: str, step: int) -> VisibleStep | None:
     return max(newest, default=None)
 
 
+def steps_before(store: OpenStore, branch: str, step: int) -> list[VisibleStep]:
+    """The steps that a step with this number comes after, newest first."""
+    return [s for s in reversed(visible_steps(store, branch)) if s.key.step < step]
+
+
 def newest_before(store: OpenStore, branch: str, step: int) -> VisibleStep | None:
-    """The step of the branch with the highest number below ``step``."""
-    earlier = [s for s in visible_steps(store, branch) if s.key.step < step]
-    return earlier[-1] if earlier else None
+    """The newest step that a step with this number comes after."""
+    return next(iter(steps_before(store, branch, step)), None)

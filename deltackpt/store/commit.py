@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,6 @@ from deltackpt.format.manifest import (
 from deltackpt.format.times import format_time
 from deltackpt.store.base import UNUSABLE
 from deltackpt.store.catalog import VisibleStep, find_place, newest_before
-from deltackpt.store.chain import Chain, choose_chain
 from deltackpt.store.closure import Closure, find_closure, key_rows
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.pending import Ticket, check_tickets, withdraw
@@ -288,6 +288,7 @@ def _build(
             "duplicates": sum(r.duplicates for r in receipts),
             "bases_cached": sum(r.bases_cached for r in receipts),
             "bases_decoded": sum(r.bases_decoded for r in receipts),
+            **_chains(receipts),
         },
     )
     boxes = [box for planned in draft.entries for box in planned.shards]
@@ -318,14 +319,29 @@ def _chain_place(
         return (key.branch, key.step), 0
     if previous is not None:
         try:
-            chain: Chain = choose_chain(store.options, store.header(previous.key, previous.manifest_bytes))
+            header = store.header(previous.key, previous.manifest_bytes)
         except UNUSABLE as error:
             _LOG.warning("the step before %s:%d cannot be read: %s", key.branch, key.step, error)
         else:
-            if chain.key is not None:
-                return chain.key, chain.distance
+            if header.distance + 1 < store.options.key_every:
+                return header.chain_key, header.distance + 1
     base = store.manifest(bases[-1]).header
     return base.chain_key, base.distance + 1
+
+
+def _chains(receipts: Sequence[WriterReceipt]) -> dict[str, str | float]:
+    """The chain policy that most writers followed; what was measured of it, as shares of the bytes without a base."""
+    if not receipts:
+        return {}
+    policies = Counter(receipt.chain.policy for receipt in receipts)
+    found: dict[str, str | float] = {"chain": max(sorted(policies), key=lambda policy: policies[policy])}
+    measured = [r.chain.measured for r in receipts if r.chain.measured is not None]
+    alone = sum(m.alone for m in measured)
+    if alone > 0:
+        found["chain_near"] = round(sum(m.near for m in measured) / alone, 4)
+        if all(m.far is not None for m in measured):
+            found["chain_far"] = round(sum(m.far or 0.0 for m in measured) / alone, 4)
+    return found
 
 
 def _totals(

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from deltackpt.errors import InvalidArgumentError
+from deltackpt.store.chain import POLICIES
 
-__all__ = ["CHAINS", "StoreOptions"]
+__all__ = ["AUTO", "CHAINS", "StoreOptions"]
 
-CHAINS = ("previous", "anchor")
+AUTO = "auto"
+CHAINS = (AUTO, *POLICIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class StoreOptions:
     """How steps are written into a store.
 
     Attributes:
-        chain: which step a delta is taken against: ``previous`` (the one before) or ``anchor`` (the last key step).
+        chain: which step a delta is taken against: ``previous`` (the one before), ``anchor`` (the last key step),
+            ``skip`` (such that few deltas lead to any step), or ``auto``, the one of these that measurements favour.
         key_every: a key step at least every this many steps; 1 makes every step a key step.
         max_depth: no block is written that takes more than this many records to decode.
         block_elements: the most elements of a block.
@@ -25,7 +28,7 @@ class StoreOptions:
         level: the zstd level of byte planes.
     """
 
-    chain: str = "previous"
+    chain: str = AUTO
     key_every: int = 16
     max_depth: int = 64
     block_elements: int = 1 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deltackpt.store.chain_choice import ChainChoice
 from deltackpt.store.pending import Ticket
 
 __all__ = ["WriterReceipt"]
@@ -19,6 +20,7 @@ class WriterReceipt:
         duplicates: blocks that were stored before and not written again.
         bases_cached, bases_decoded: base blocks found in memory, and those decoded from the store.
         pending: the writer's announcement; who commits removes it.
+        chain: the chain policy that it followed.
     """
 
     index: bytes
@@ -27,3 +29,4 @@ class WriterReceipt:
     bases_cached: int
     bases_decoded: int
     pending: Ticket
+    chain: ChainChoice

@@ -228,7 +228,8 @@ def test_a_name_that_is_no_text_is_shown_with_escapes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "found"), [("deltackpt re", ["restore"]), ("deltackpt init --chain ", ["previous", "anchor"])]
+    ("words", "found"),
+    [("deltackpt re", ["restore"]), ("deltackpt init --chain ", ["auto", "previous", "anchor", "skip"])],
 )
 def test_completion(words: str, found: list[str]) -> None:
     environment = {

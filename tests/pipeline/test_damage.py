@@ -47,7 +47,7 @@ def states() -> dict[int, State]:
 
 
 def saved() -> OpenStore:
-    store = create_store(MemoryBackend(), StoreOptions(block_elements=64))
+    store = create_store(MemoryBackend(), StoreOptions("previous", block_elements=64))
     for step, state in states().items():
         save_step(store, state, step=step)
     save_step(store, {"x": floats(64)}, step=7, branch="other")
@@ -261,7 +261,7 @@ def test_a_manifest_that_does_not_list_all_that_it_needs() -> None:
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_a_save_does_without_a_damaged_base(name: str, what: str, warm: bool, caplog: pytest.LogCaptureFixture) -> None:
     """It succeeds, is exact, says in the log what it missed, and needs nothing of what is damaged."""
-    store = create_store(MemoryBackend(), StoreOptions(block_elements=64))
+    store = create_store(MemoryBackend(), StoreOptions("previous", block_elements=64))
     cache = BaseCache(0)
     for step, state in states().items():
         save_step(store, state, step=step, cache=cache, base_memory=1 << 20)
@@ -298,7 +298,7 @@ def test_a_save_does_without_a_damaged_base(name: str, what: str, warm: bool, ca
 
 
 def test_one_damaged_record_costs_one_block(caplog: pytest.LogCaptureFixture) -> None:
-    store = create_store(MemoryBackend(), StoreOptions(block_elements=64))
+    store = create_store(MemoryBackend(), StoreOptions("previous", block_elements=64))
     for step, state in states().items():
         save_step(store, state, step=step)
     index = own_index(store, 2)
@@ -326,7 +326,7 @@ def test_a_damaged_base_in_memory_is_not_used(store: OpenStore) -> None:
 
 def test_an_unchanged_block_whose_record_is_damaged_is_written_anew() -> None:
     """Its address is the same, but a reference to it would be a reference to nothing."""
-    store = create_store(MemoryBackend(), StoreOptions(block_elements=64))
+    store = create_store(MemoryBackend(), StoreOptions("previous", block_elements=64))
     state: State = {"w": floats(4, 16), "tied": floats(4, 16)}
     save_step(store, state, step=1)
     index = own_index(store, 1)

@@ -8,7 +8,7 @@ import pytest
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.opened import OpenStore, create_store
-from deltackpt.store.options import StoreOptions
+from deltackpt.store.options import CHAINS, StoreOptions
 from deltackpt.testing.arrays import State, Stored, load_manifest, save_step, split
 from tests.pipeline.helpers import blocks_of, check, floats, near, own_index
 
@@ -47,7 +47,7 @@ def test_equal_bytes_of_another_dtype_and_shape(store: OpenStore) -> None:
 
 
 @pytest.mark.parametrize("base_memory", [0, 1 << 20])
-@pytest.mark.parametrize("policy", ["previous", "anchor"])
+@pytest.mark.parametrize("policy", CHAINS)
 def test_what_did_not_change_is_not_written_again(policy: str, base_memory: int) -> None:
     store = create_store(MemoryBackend(), StoreOptions(policy, key_every=3, block_elements=64))
     cache = BaseCache(0)

@@ -34,7 +34,7 @@ def of_dtype(dtype: DType, shape: tuple[int, ...], seed: int = 0) -> Stored:
     return Stored(np.array(words, dtype.word).view(ELEMENT[dtype.itemsize]).reshape(shape), dtype=dtype.name)
 
 
-@pytest.mark.parametrize("chain", ["previous", "anchor"])
+@pytest.mark.parametrize("chain", ["previous", "anchor", "skip", "auto"])
 def test_every_dtype_through_a_chain(chain: str) -> None:
     store = create_store(MemoryBackend(), StoreOptions(chain, key_every=3, block_elements=50))
     states: dict[int, State] = {}
@@ -126,7 +126,7 @@ def test_the_base_cache_changes_nothing_but_speed() -> None:
     """A new process, whose cache is empty, writes the same records and still deltas."""
 
     def run(caches: list[BaseCache], budget: int) -> tuple[list[bytes], list[tuple[int, int]]]:
-        store = create_store(MemoryBackend(), StoreOptions(block_elements=50))
+        store = create_store(MemoryBackend(), StoreOptions("previous", block_elements=50))
         w = floats(64, 32)
         written, counts = [], []
         for step, cache in enumerate(caches):
@@ -156,7 +156,7 @@ def test_the_base_cache_changes_nothing_but_speed() -> None:
 def test_anything_sharded_anyhow_over_some_steps(data: st.DataObject) -> None:
     limit = data.draw(st.integers(1, 20))
     options = StoreOptions(
-        chain=data.draw(st.sampled_from(["previous", "anchor"])),
+        chain=data.draw(st.sampled_from(["previous", "anchor", "skip", "auto"])),
         key_every=data.draw(st.integers(1, 4)),
         max_depth=data.draw(st.integers(1, 4)),
         block_elements=limit,

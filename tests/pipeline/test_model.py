@@ -18,7 +18,7 @@ from deltackpt.pipeline.verify import verify_store
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.catalog import visible_steps
 from deltackpt.store.opened import OpenStore, create_store, open_store
-from deltackpt.store.options import StoreOptions
+from deltackpt.store.options import CHAINS, StoreOptions
 from deltackpt.tensor.box import Box
 from deltackpt.testing.arrays import Stored, load_step, save_step, state_bytes
 from deltackpt.testing.faults import Fault, FaultyBackend, Kind, flip_bits
@@ -60,7 +60,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store: OpenStore
 
     @initialize(
-        chain=st.sampled_from(["previous", "anchor"]),
+        chain=st.sampled_from(CHAINS),
         key_every=st.sampled_from([1, 2, 4, 16]),
         max_depth=st.sampled_from([2, 5, 64]),
         block_elements=st.sampled_from([50, 200, 1000]),

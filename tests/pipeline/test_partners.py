@@ -163,7 +163,7 @@ def test_a_run_saved_at_every_step_uses_its_optimizer_and_comes_back_exactly() -
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(96, 96), torch.nn.Linear(96, 96))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    store = deltackpt.Store.create("memory://partners", key_every=4)
+    store = deltackpt.Store.create("memory://partners", chain="previous", key_every=4)
     kept: dict[int, dict[str, torch.Tensor]] = {}
     for step in range(9):
         model(torch.randn(64, 96)).square().mean().backward()
@@ -257,7 +257,7 @@ def test_weights_behind_many_moments_are_decoded_with_few_blocks_held(steps: int
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(64, 64))
     optimizer = torch.optim.AdamW([weight], lr=1e-3)
-    store = deltackpt.Store.create(f"memory://moments-{steps}", key_every=1000)
+    store = deltackpt.Store.create(f"memory://moments-{steps}", chain="previous", key_every=1000)
     for step in range(steps):
         weight.grad = torch.randn(64, 64)
         optimizer.step()

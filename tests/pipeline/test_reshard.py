@@ -80,8 +80,9 @@ def test_deltas_go_on_over_a_change_of_layout(before: str, after: str) -> None:
     check(store, states)
 
 
-def test_most_blocks_stay_the_same_when_rows_are_dealt_out_anew(store: OpenStore) -> None:
+def test_most_blocks_stay_the_same_when_rows_are_dealt_out_anew() -> None:
     """The grid is global, so only blocks at the borders of shards differ."""
+    store = create_store(MemoryBackend(), StoreOptions("previous", block_elements=64))
     w = floats(64, 16)
     states: dict[int, State] = {
         step: {"w": Stored(w, boxes=split(w.shape, parts))} for step, parts in enumerate((1, 3, 5, 2))

@@ -105,7 +105,7 @@ def test_a_store_of_a_newer_format() -> None:
         open_store(store.backend)
 
 
-@pytest.mark.parametrize("options", [{"chain": "skip"}, {"tables": True}, {"level": 99}])
+@pytest.mark.parametrize("options", [{"chain": "newer"}, {"tables": True}, {"level": 99}])
 def test_options_of_a_newer_version_stop_writers_but_not_readers(options: dict[str, object]) -> None:
     store = create_store(MemoryBackend(), StoreOptions())
     save_step(store, small_state(), step=1)

@@ -31,7 +31,7 @@ def test_limits(name: str) -> None:
             StoreOptions.from_mapping({name: other})
 
 
-@pytest.mark.parametrize("chain", ["", "Previous", "skip", None, 1])
+@pytest.mark.parametrize("chain", ["", "Previous", "newer", None, 1])
 def test_unknown_chains(chain: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"unknown chain .*previous, anchor"):
         StoreOptions.from_mapping({"chain": chain})
