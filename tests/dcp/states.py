@@ -24,7 +24,9 @@ State = dict[str, Any]
 def new_store(backend: Backend | None = None, **options: Any) -> Store:
     """An empty store, in memory unless a backend is given; blocks are small, so that little tensors have several."""
     options.setdefault("block_elements", 64)
-    return Store(create_store(MemoryBackend() if backend is None else backend, StoreOptions(**options)))
+    return Store(
+        create_store(MemoryBackend() if backend is None else backend, StoreOptions(**{"chain": "previous", **options}))
+    )
 
 
 def save_state(store: Store, step: int, state: Mapping[str, Any], **options: Any) -> StepInfo:

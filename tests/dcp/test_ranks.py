@@ -19,7 +19,7 @@ from tests.dcp.states import save_state
 @pytest.fixture
 def shared_store(tmp_path: Path) -> Store:
     """An empty store on disk, which all processes can open."""
-    return Store.create(tmp_path / "store", block_elements=64)
+    return Store.create(tmp_path / "store", chain="previous", block_elements=64)
 
 
 def origins(store: Store, step: int, fqn: str) -> Counter[int]:
