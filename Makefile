@@ -46,11 +46,11 @@ conformance: venv ## run PyTorch's own tests of DCP against our storage: make co
 	$(BIN)/python -m tests.conformance $(TESTS)
 
 KERNELS := deltackpt/codec/kernels
-CC_SANITIZE := -g -O2 -std=c11 -Wall -Wextra -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=all
+CC_SANITIZE := -g -O2 -std=c11 -Wall -Wextra -ffp-contract=off -fno-math-errno -fsanitize=address,undefined -fno-sanitize-recover=all
 
 sanitize: ## fuzz the C kernels under address and undefined-behaviour sanitizers
 	@mkdir -p build
-	$(CC) $(CC_SANITIZE) -I$(KERNELS) $(KERNELS)/*.c tests/kernels/fuzz.c -o build/fuzz-kernels
+	$(CC) $(CC_SANITIZE) -I$(KERNELS) $(KERNELS)/*.c tests/kernels/fuzz.c -o build/fuzz-kernels -lm
 	build/fuzz-kernels $(BLOCKS)
 
 format: venv ## format the code and sort its imports

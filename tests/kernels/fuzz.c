@@ -13,6 +13,13 @@ int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, u
 int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out,
               dk_scratch *scratch);
 
+void dk_adam_weight(int variant, const uint8_t *base, const uint8_t *first, const uint8_t *second, uint8_t *out,
+                    uint64_t count, double rate, double epsilon, double decay);
+void dk_adam_second(int variant, const uint8_t *base, const uint8_t *first, const uint8_t *second, uint8_t *out,
+                    uint64_t count, double beta1, double beta2);
+void dk_products_of(int variant, const double *columns, uint32_t count, uint64_t length, double *sums);
+void dk_cast(int variant, const uint8_t *words, uint8_t *out, uint64_t count, int is_bfloat16);
+
 static uint64_t seed = 0x9E3779B97F4A7C15u;
 
 static uint32_t draw(void)
@@ -146,10 +153,48 @@ static void one_block(uint32_t damages)
     free(values);
 }
 
+/* Any words, at addresses of any alignment. */
+static void one_prediction(void)
+{
+    uint32_t count = below(300), shift = below(4), columns = 1 + below(8), length = below(100);
+    size_t size = 4 * (size_t)count;
+    double a = 1.0 / (1 + below(1000)), b = below(2) ? 1e-8 : 0, c = 0.9990000128746033;
+    uint8_t *in[3], *first[4] = {0}, *out[4];
+    for (int k = 0; k < 3; k++) {
+        in[k] = buffer(size + shift);
+        for (size_t i = 0; i < size + shift; i++) in[k][i] = (uint8_t)draw();
+    }
+    double *table = buffer(columns * length * sizeof(double)), *sums = buffer(columns * columns * sizeof(double));
+    double *expected = buffer(columns * columns * sizeof(double));
+    for (uint32_t i = 0; i < columns * length; i++) table[i] = (double)(int32_t)draw() / (1 + below(1u << 20));
+    for (int variant = 0; variant <= dk_best_variant(); variant++) {
+        for (int k = 0; k < 4; k++) out[k] = buffer(size + shift);
+        dk_adam_weight(variant, in[0] + shift, in[1] + shift, in[2] + shift, out[0] + shift, count, a, b, c);
+        dk_adam_second(variant, in[0] + shift, in[1] + shift, in[2] + shift, out[1] + shift, count, a, c);
+        dk_cast(variant, in[0] + shift, out[2] + shift, count, 1);
+        dk_cast(variant, in[1] + shift, out[3] + shift, count, 0);
+        dk_products_of(variant, table, columns, length, variant ? sums : expected);
+        if (variant && memcmp(sums, expected, columns * columns * sizeof(double))) fail("variants sum differently");
+        for (int k = 0; k < 4; k++) {
+            size_t made = k < 2 ? size : size / 2;
+            if (variant && memcmp(first[k] + shift, out[k] + shift, made)) fail("variants predict differently");
+            if (variant)
+                free(out[k]);
+            else
+                first[k] = out[k];
+        }
+    }
+    for (int k = 0; k < 4; k++) free(first[k]);
+    for (int k = 0; k < 3; k++) free(in[k]);
+    free(table);
+    free(sums);
+    free(expected);
+}
+
 int main(int argc, char **argv)
 {
     long blocks = argc > 1 ? atol(argv[1]) : 300;
-    for (long k = 0; k < blocks; k++) one_block(20);
-    printf("%ld blocks, variants 0 to %d\n", blocks, dk_best_variant());
+    for (long k = 0; k < blocks; k++) one_block(20), one_prediction();
+    printf("%ld blocks and predictions, variants 0 to %d\n", blocks, dk_best_variant());
     return 0;
 }

@@ -5,12 +5,6 @@
 #include <cpuid.h>
 #endif
 
-#if defined(_WIN32)
-#define DK_PUBLIC __declspec(dllexport)
-#else
-#define DK_PUBLIC __attribute__((visibility("default")))
-#endif
-
 #define METHOD_CONSTANT 0
 #define METHOD_CODED 1
 /* Bytes that the caller's buffer has beyond the block's: header, tables and full vectors past the end of a stream. */

@@ -34,7 +34,22 @@ _PROBLEMS = {
 }
 
 
-_POINTER = ctypes.c_void_p
+_POINTER, _INT, _U32, _U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64
+_DOUBLE = ctypes.c_double
+
+# Results and arguments of all that is called. The first argument of most is the number of a variant.
+_FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "dk_best_variant": (_INT, ()),
+    "dk_bound": (_U64, (_U64, _U32)),
+    "dk_scratch_bytes": (_U64, (_U64, _U32)),
+    "dk_survey_block": (None, (_POINTER, _POINTER, _POINTER)),
+    "dk_encode": (ctypes.c_int64, (_INT, _POINTER, _POINTER, _POINTER, _POINTER)),
+    "dk_decode": (_INT, (_INT, _POINTER, _POINTER, _U64, _POINTER, _POINTER)),
+    "dk_adam_weight": (None, (_INT, *[_POINTER] * 4, _U64, _DOUBLE, _DOUBLE, _DOUBLE)),
+    "dk_adam_second": (None, (_INT, *[_POINTER] * 4, _U64, _DOUBLE, _DOUBLE)),
+    "dk_products_of": (None, (_INT, _POINTER, _U32, _U64, _POINTER)),
+    "dk_cast": (None, (_INT, _POINTER, _POINTER, _U64, _INT)),
+}
 
 
 class _Block(ctypes.Structure):
@@ -97,7 +112,8 @@ class Kernels:
     variant: str
 
     @property
-    def _number(self) -> int:
+    def number(self) -> int:
+        """The variant, as the library counts them."""
         return VARIANTS.index(self.variant)
 
     def bound(self, dtype: DType, count: int) -> int:
@@ -141,7 +157,7 @@ class Kernels:
         given = _Survey(survey.cost, survey.planes, survey.taken, survey.repeats, _Plan(*astuple(survey.plan)))
         with workspace.lend(self.library.dk_scratch_bytes(count, word)) as scratch:
             length = self.library.dk_encode(
-                self._number, ctypes.byref(block), ctypes.byref(given), out.ctypes.data, scratch.ctypes.data
+                self.number, ctypes.byref(block), ctypes.byref(given), out.ctypes.data, scratch.ctypes.data
             )
         return None if length < 0 else int(length)
 
@@ -165,7 +181,7 @@ class Kernels:
         data = np.frombuffer(payload, dtype=np.uint8)
         with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
             result = self.library.dk_decode(
-                self._number, ctypes.byref(block), data.ctypes.data, data.size, _address(out), scratch.ctypes.data
+                self.number, ctypes.byref(block), data.ctypes.data, data.size, _address(out), scratch.ctypes.data
             )
         if result != 0:
             raise _error(result, source)
@@ -187,16 +203,9 @@ def open_library(variant: str | None = None) -> tuple[Kernels | None, str]:
         return None, "the compiled kernels were not built"
     try:
         library = ctypes.CDLL(str(LIBRARY))
-        library.dk_bound.argtypes = (ctypes.c_uint64, ctypes.c_uint32)
-        library.dk_bound.restype = ctypes.c_uint64
-        library.dk_scratch_bytes.argtypes = (ctypes.c_uint64, ctypes.c_uint32)
-        library.dk_scratch_bytes.restype = ctypes.c_uint64
-        library.dk_survey_block.argtypes = (_POINTER, _POINTER, _POINTER)
-        library.dk_survey_block.restype = None
-        library.dk_encode.argtypes = (ctypes.c_int, _POINTER, _POINTER, _POINTER, _POINTER)
-        library.dk_encode.restype = ctypes.c_int64
-        library.dk_decode.argtypes = (ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64, _POINTER, _POINTER)
-        library.dk_decode.restype = ctypes.c_int
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
         best = int(library.dk_best_variant())
     except (OSError, AttributeError) as error:
         return None, f"the compiled kernels do not load ({error})"

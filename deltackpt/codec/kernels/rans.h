@@ -2,7 +2,7 @@
  *
  * Every variant gives the same bits. Elements go to 64 (or, in small blocks, 16) interleaved states, element i to
  * state i mod lanes; the encoder goes forward, the decoder backward, so that all streams are appended to.
- * No file includes anything but freestanding headers and string.h.
+ * No file includes anything but freestanding headers, string.h and math.h.
  */
 #ifndef DELTACKPT_RANS_H
 #define DELTACKPT_RANS_H
@@ -14,6 +14,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#if defined(_WIN32)
+#define DK_PUBLIC __declspec(dllexport)
+#else
+#define DK_PUBLIC __attribute__((visibility("default")))
+#endif
 
 #define DK_CONTEXTS 16
 #define DK_SYMBOLS 256

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec.fitting import solve
+from deltackpt.codec import kernels
+from deltackpt.codec.fitting import products, solve
 from deltackpt.codec.float_env import ieee_arithmetic
+from deltackpt.codec.kernels import arithmetic
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Inputs, Prediction, Shape
 from deltackpt.errors import CorruptObjectError
@@ -38,6 +40,9 @@ _CHUNK = 1 << 14
 _EPSILONS = (1e-8, 0.0, 1e-6, 1e-7, 1e-9, 1e-10, 1e-12, 1e-15)
 
 _BETA_DIGITS = 4
+
+# Weights that are missed by no more, relative to their size, are missed by the roundings of float32 alone.
+_ROUNDING = 2.0**-23
 
 
 def _all_float32(shape: Shape, inputs: Inputs, slots: tuple[int, ...]) -> bool:
@@ -82,17 +87,21 @@ class AdamWeight:
             usable = np.isfinite(new) & np.isfinite(old) & np.isfinite(m) & (v >= 0) & np.isfinite(v) & (new != 0)
             new, old, m, root = new[usable], old[usable], m[usable], np.sqrt(v[usable])
             scale = 1.0 / np.abs(new)
+            change, kept = (new - old) * scale, old * scale
             best: tuple[float, bytes] | None = None
             for epsilon in _EPSILONS:
-                update = m / (root + epsilon)
+                update = m / (root + epsilon) * scale
                 update[~np.isfinite(update)] = 0.0
-                found = solve([update * scale, old * scale], (new - old) * scale)
+                found = solve([update, kept], change)
                 if found is None:
                     continue
                 rate, decay = found
-                error = float(np.abs((rate * update + decay * old - (new - old)) * scale).mean())
+                missed = rate * update + decay * kept - change
+                error = float(products(missed[np.newaxis])[0, 0])
                 if best is None or error < best[0]:
                     best = (error, _WEIGHT.pack(rate, epsilon, np.float32(1.0 + decay)))
+                if error <= missed.size * _ROUNDING**2:
+                    break
         return None if best is None else best[1]
 
     def predict(
@@ -104,17 +113,21 @@ class AdamWeight:
                 where=source,
             )
         rate, epsilon, decay = _WEIGHT.unpack(params)
+        base, m, v = (inputs[slot].words for slot in self.slots)
         out = np.empty(shape.words, dtype="<u4") if out is None else out
+        found = kernels.active()
+        if found is not None:
+            arithmetic.adam_weight(found, (base, m, v), out, rate, epsilon, decay)
+            return Prediction(values=out)
         with ieee_arithmetic():
             for start in range(0, shape.words, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                base = inputs[0].words[part]
-                update = np.sqrt(_reals(inputs[2].words[part]))
+                update = np.sqrt(_reals(v[part]))
                 update += epsilon
-                np.divide(_reals(inputs[1].words[part]), update, out=update)
+                np.divide(_reals(m[part]), update, out=update)
                 update *= rate
-                kept = base.view("<f4") * np.float32(decay)
-                out[part] = _or_base(kept + update.astype(np.float32), base)
+                kept = base[part].view("<f4") * np.float32(decay)
+                out[part] = _or_base(kept + update.astype(np.float32), base[part])
         return Prediction(values=out)
 
 
@@ -160,19 +173,23 @@ class AdamSecond:
                 where=source,
             )
         beta1, beta2 = _SECOND.unpack(params)
+        base, m, before = (inputs[slot].words for slot in self.slots)
         out = np.empty(shape.words, dtype="<u4") if out is None else out
+        found = kernels.active()
+        if found is not None:
+            arithmetic.adam_second(found, (base, m, before), out, beta1, beta2)
+            return Prediction(values=out)
         with ieee_arithmetic():
             for start in range(0, shape.words, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                gradient = _reals(inputs[2].words[part])
+                gradient = _reals(before[part])
                 gradient *= beta1
-                np.subtract(_reals(inputs[1].words[part]), gradient, out=gradient)
+                np.subtract(_reals(m[part]), gradient, out=gradient)
                 gradient /= 1.0 - beta1
                 np.multiply(gradient, gradient, out=gradient)
                 gradient *= 1.0 - beta2
-                base = inputs[0].words[part]
-                gradient += base.view("<f4") * np.float32(beta2)
-                out[part] = _or_base(gradient.astype(np.float32), base)
+                gradient += base[part].view("<f4") * np.float32(beta2)
+                out[part] = _or_base(gradient.astype(np.float32), base[part])
         return Prediction(values=out)
 
 
