@@ -7,6 +7,7 @@ from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.coders.raw import Raw
 from deltackpt.codec.predictors.adam import AdamSecond, AdamWeight
 from deltackpt.codec.predictors.cast import Cast
+from deltackpt.codec.predictors.mean import Mean
 from deltackpt.codec.predictors.previous import Previous
 from deltackpt.codec.predictors.scale import Scale
 from deltackpt.codec.predictors.zero import Zero
@@ -18,6 +19,7 @@ __all__ = [
     "ADAM_WEIGHT",
     "CAST",
     "CODERS",
+    "MEAN",
     "PREDICTORS",
     "PREVIOUS",
     "SCALE",
@@ -27,8 +29,9 @@ __all__ = [
 ]
 
 ZERO, PREVIOUS, CAST, ADAM_WEIGHT, ADAM_SECOND, SCALE = range(6)
+MEAN = 7
 
-PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous(), Cast(), AdamWeight(), AdamSecond(), Scale())
+PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous(), Cast(), AdamWeight(), AdamSecond(), Scale(), Mean())
 CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deltackpt.tensor.dtypes import Kind
 
-__all__ = ["Words", "from_residual", "to_residual"]
+__all__ = ["Words", "from_image", "from_residual", "to_image", "to_residual"]
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -46,6 +46,35 @@ def _from_image(image: Words, out: Words, mask: Words) -> None:
 
 def _top(words: Words) -> np.unsignedinteger[Any]:
     return words.dtype.type(1 << (words.dtype.itemsize * 8 - 1))
+
+
+def to_image(words: Words, kind: Kind, out: Words | None = None) -> Words:
+    """The order-preserving images of words: floats or integers that follow each other differ by one.
+
+    Args:
+        words: 1-D unsigned words.
+        kind: whether they are floats (sign and magnitude) or integers, whose image they are.
+        out: where to put the images; a new array if None.
+    """
+    image = np.empty_like(words) if out is None else out
+    if kind != "float":
+        image[:] = words
+        return image
+    mask = np.empty(min(_CHUNK, words.size), dtype=words.dtype)
+    for start in range(0, words.size, _CHUNK):
+        chunk = words[start : start + _CHUNK]
+        _to_image(chunk, image[start : start + _CHUNK], mask[: chunk.size])
+    return image
+
+
+def from_image(image: Words, kind: Kind) -> Words:
+    """The inverse of :func:`to_image`; overwrites ``image`` and returns it."""
+    if kind == "float":
+        mask = np.empty(min(_CHUNK, image.size), dtype=image.dtype)
+        for start in range(0, image.size, _CHUNK):
+            chunk = image[start : start + _CHUNK]
+            _from_image(chunk, chunk, mask[: chunk.size])
+    return image
 
 
 def to_residual(values: Words, prediction: Words | None, kind: Kind) -> Words:

@@ -57,7 +57,15 @@ Bytes = NDArray[np.uint8]
 Shape = tuple[int, ...]
 Box = tuple[Shape, Shape]  # offsets, sizes
 Ref = tuple[bytes, int]  # a record: the identity of its index, and its row there
-PREDICTORS = {0: (0, 0), 1: (1, 0), 2: (1, 0), 3: (3, 20), 4: (3, 16), 5: (1, 0)}  # slots, bytes of parameters
+PREDICTORS = {
+    0: (0, 0),
+    1: (1, 0),
+    2: (1, 0),
+    3: (3, 20),
+    4: (3, 16),
+    5: (1, 0),
+    7: (2, 0),
+}  # slots, bytes of parameters
 
 
 class Dtype(NamedTuple):
@@ -597,6 +605,9 @@ def predict(
     kinds = {slot_dtype.name for slot_dtype, _ in slots.values()}
     if number == 1 and kinds == {dtype.name}:
         return slots[0][1], None
+    if number == 7 and kinds == {dtype.name}:
+        one, other = (to_image(slots[k][1].view(f"<u{dtype.word}"), dtype) for k in (0, 1))
+        return from_image((one & other) + ((one ^ other) >> one.dtype.type(1)), dtype).view(np.uint8), None
     if number == 5 and kinds < {"float32", "bfloat16"} and dtype.kind == "float" and dtype.word in (2, 4):
         # The highest 16 bits: a sign, 8 bits of exponent, some of the mantissa.
         halves = slots[0][1].view("<u2")[slots[0][0].word // 2 - 1 :: slots[0][0].word // 2]
@@ -764,15 +775,22 @@ def rans_symbols(
 def add_residual(prediction: Bytes, residual: Bytes, dtype: Dtype) -> Bytes:
     """Adds modulo 2^w; for floats, to images of the words that are ordered as the floats are."""
     kind = np.dtype(f"<u{dtype.word}")
-    words: NDArray[Any] = prediction.view(kind)
     z = residual.view(kind)
-    one, top = kind.type(1), kind.type(1 << (8 * dtype.word - 1))
-    if dtype.kind == "float":
-        words = np.where(words & top, ~words, words ^ top)
-    words = words + ((z >> one) ^ -(z & one))
-    if dtype.kind == "float":
-        words = np.where(words & top, words ^ top, ~words)
+    one = kind.type(1)
+    words = from_image(to_image(prediction.view(kind), dtype) + ((z >> one) ^ -(z & one)), dtype)
     return words.astype(kind, copy=False).view(np.uint8)
+
+
+def to_image(words: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
+    """The images of words, which for floats are ordered as the floats are."""
+    top = words.dtype.type(1 << (8 * dtype.word - 1))
+    return np.where(words & top, ~words, words ^ top) if dtype.kind == "float" else words
+
+
+def from_image(image: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
+    """The words that have these images."""
+    top = image.dtype.type(1 << (8 * dtype.word - 1))
+    return np.where(image & top, image ^ top, ~image) if dtype.kind == "float" else image
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------

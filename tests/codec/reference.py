@@ -32,6 +32,11 @@ def shifted(prediction: int, r: int, bits: int, kind: str) -> int:
     return from_image((image(prediction, bits, kind) + r) & ((1 << bits) - 1), bits, kind)
 
 
+def mean(one: int, other: int, bits: int, kind: str) -> int:
+    """The word halfway between two, in the order of images."""
+    return from_image((image(one, bits, kind) + image(other, bits, kind)) // 2, bits, kind)
+
+
 def residuals(values: Sequence[int], predictions: Sequence[int] | None, bits: int, kind: str) -> list[int]:
     expected = [0] * len(values) if predictions is None else predictions
     return [residual(v, p, bits, kind) for v, p in zip(values, expected, strict=True)]

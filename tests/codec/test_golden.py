@@ -5,20 +5,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deltackpt.codec.registry import MEAN
+from deltackpt.escape import reader
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.pack import walk_pack
 from deltackpt.format.record import Record
 from deltackpt.pipeline.decode import decode_one
 from deltackpt.tensor.dtypes import DTYPES
+from tests.codec import reference
 from tests.golden.codec_v1 import Case, cases, to_bytes
+from tests.golden.mean_v1 import mean_cases
 from tests.golden.predictors_v1 import F32, PredictedCase, predicted_cases
 from tests.golden.write_codec_v1 import FILE, record_of
+from tests.golden.write_mean_v1 import FILE as MEANS
+from tests.golden.write_mean_v1 import mean_record
 from tests.golden.write_predictors_v1 import FILE as PREDICTORS
 from tests.golden.write_predictors_v1 import predicted_record
 
 CASES = list(cases())
 
 # BLAKE3 of each file: they are never rewritten.
+MEANS_NAME = "0e62ef0ea7fc957caa47c0ac5e977e546cf8119333fcb4c0cc3ccf57649a7725"
 PREDICTORS_NAME = "9593a796e25ea2612e9846c5bf767a4c8eecb3b60972134ff7a9d6974f6ea894"
 NAME = "c42eb2faee0dd6604fbee9fa4ce90abaa68d3635ff2a2c11aa0e539624a54445"
 
@@ -99,3 +106,27 @@ def test_blocks_predicted_from_others(number: int) -> None:
     assert (zstd_planes(case, record) == 0) == case.exact
     if case.exact:
         assert predicted_record(case) == data
+
+
+# The mean of two bases
+
+
+def test_its_golden_file_is_as_it_was() -> None:
+    assert blake3_digest(MEANS.read_bytes()).hex() == MEANS_NAME
+    assert len(read(MEANS)) == len(DTYPES)
+
+
+@pytest.mark.parametrize("number", range(len(DTYPES)), ids=[case.dtype.name for case in mean_cases()])
+def test_blocks_between_two_others(number: int) -> None:
+    case, (data, record) = list(mean_cases())[number], read(MEANS)[number]
+    assert (record.dtype, record.predictor) == (case.dtype.code, MEAN)
+    words = zip(record.needs, case.bases, strict=True)
+    bases = {need.address: np.frombuffer(to_bytes(base, case.dtype), np.uint8) for need, base in words}
+    assert decode_one(record, bases, source=MEANS.name, offset=0).tobytes() == case.data
+    assert mean_record(case) == data
+    # The reader that comes with every store makes the same prediction.
+    dtype = reader.DTYPES[case.dtype.code]
+    slots = {slot: (dtype, base) for slot, base in enumerate(bases.values())}
+    found, _ = reader.predict(MEAN, dtype, len(case.data), slots, b"", "")
+    expected = [reference.mean(a, b, 8 * dtype.word, dtype.kind) for a, b in zip(*case.bases, strict=True)]
+    assert found.tobytes() == to_bytes(tuple(expected), case.dtype)

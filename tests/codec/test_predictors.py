@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deltackpt.codec import Candidate, Choice, decode_block, encode_block
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, SCALE, predictor
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, MEAN, PREVIOUS, SCALE, predictor
 from deltackpt.codec.types import Shape, Slot
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType, by_name
@@ -165,7 +165,9 @@ def fitted(number: int, data: Bytes, inputs: Mapping[int, tuple[DType, Bytes]]) 
     return bytes({ADAM_WEIGHT: 20, ADAM_SECOND: 16}.get(number, 0)) if found is None else found
 
 
-@given(words=WORDS, base=WORDS, first=WORDS, second=WORDS, number=st.sampled_from([ADAM_WEIGHT, ADAM_SECOND, SCALE]))
+@given(
+    words=WORDS, base=WORDS, first=WORDS, second=WORDS, number=st.sampled_from([ADAM_WEIGHT, ADAM_SECOND, SCALE, MEAN])
+)
 def test_anything_at_all_comes_back(
     words: list[int], base: list[int], first: list[int], second: list[int], number: int
 ) -> None:
@@ -214,6 +216,9 @@ def test_predictions_do_not_depend_on_the_threads_flags(number: int) -> None:
         (SCALE, (0,), b"x"),
         (SCALE, (1,), b""),
         (SCALE, (), b""),
+        (MEAN, (0,), b""),
+        (MEAN, (0, 1, 2), b""),
+        (MEAN, (0, 1), b"x"),
     ],
 )
 def test_what_does_not_fit_is_refused(number: int, slots: tuple[int, ...], params: bytes) -> None:
