@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from deltackpt._version import __version__
 from deltackpt.api import Step, StepInfo, Store
 from deltackpt.errors import DeltackptError
+from deltackpt.store.retention import Retention
 
 if TYPE_CHECKING:
     from deltackpt.dcp.checkpointer import Checkpointer
 
-__all__ = ["Checkpointer", "DeltackptError", "Step", "StepInfo", "Store", "__version__"]
+__all__ = ["Checkpointer", "DeltackptError", "Retention", "Step", "StepInfo", "Store", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltackpt.backend.url import open_backend
 from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.keys import StepKey
-from deltackpt.format.manifest import Entry, Manifest, ManifestHeader, Metric
+from deltackpt.format.manifest import Entry, Manifest, Metric
 from deltackpt.pipeline.protect import ProtectReport, protect_store
+from deltackpt.pipeline.prune import PruneReport, prune_store
 from deltackpt.pipeline.repair import RepairReport, repair_store
-from deltackpt.pipeline.save import default_threads
+from deltackpt.pipeline.save import SaveSettings, default_threads
 from deltackpt.pipeline.verify import VerifyReport, verify_store
+from deltackpt.store.branches import delete_branch, make_branch
 from deltackpt.store.catalog import DEFAULT_BRANCH, find_step, parse_step, visible_steps
+from deltackpt.store.listing import ListedStep, describe_step, list_steps, log_damaged
+from deltackpt.store.names import add_note, put_tag, read_branch_starts, remove_tag
 from deltackpt.store.opened import OpenStore, create_store, open_store
 from deltackpt.store.options import StoreOptions
+from deltackpt.store.remove import Removed
+from deltackpt.store.retention import Retention
 from deltackpt.store.signing import sign_steps
 from deltackpt.store.signing_keys import SigningKey, TrustedKey
 
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
     from deltackpt.formats.source import StepSource
     from deltackpt.formats.state import Index
 
-__all__ = ["Step", "StepInfo", "Store"]
+__all__ = ["BranchInfo", "Step", "StepInfo", "Store"]
 
 _DEFAULTS = StoreOptions()
 
@@ -42,7 +47,7 @@ class StepInfo:
     Attributes:
         step, branch, generation: its place; the generation is above 1 after an overwrite.
         parent: the step before it in its line, as ``"BRANCH:STEP"``, or None.
-        metrics: what was recorded with it.
+        metrics: what was recorded with it, and what was noted later.
         raw_bytes: the size of its tensors and objects.
         stored_bytes: what this save added to the store.
         restore_bytes: what a full restore reads.
@@ -54,6 +59,7 @@ class StepInfo:
             ``chain_near``, ``chain_far``, what a delta was measured to take against the step before and the one before
             that, as shares of a key step; ``bases_cached`` and ``bases_decoded``, base blocks found in memory, and
             those decoded from the store.
+        tags: its tags, in alphabetical order.
     """
 
     step: int
@@ -69,31 +75,43 @@ class StepInfo:
     created: datetime
     artifacts: Mapping[str, tuple[int, int]]
     writer: Mapping[str, str | int | float]
+    tags: tuple[str, ...] = ()
 
     @classmethod
-    def from_header(cls, header: ManifestHeader, manifest_bytes: int) -> StepInfo:
+    def from_listed(cls, listed: ListedStep) -> StepInfo:
+        header = listed.header
         return cls(
             step=header.key.step,
             branch=header.key.branch,
             parent=None if header.parent is None else f"{header.parent.branch}:{header.parent.step}",
             generation=header.key.generation,
-            metrics=header.metrics,
+            metrics=listed.metrics,
             raw_bytes=header.raw_bytes,
-            stored_bytes=header.stored_bytes + manifest_bytes,
+            stored_bytes=header.stored_bytes + listed.manifest_bytes,
             restore_bytes=header.restore_bytes,
             is_key=header.is_key,
             depth=header.depth,
-            created=_time(header.created),
+            created=listed.created,
             artifacts={name: (total.raw_bytes, total.stored_bytes) for name, total in header.artifacts.items()},
             writer=header.writer,
+            tags=listed.tags,
         )
 
 
-def _time(text: str) -> datetime:
-    """A time of a manifest: RFC 3339 and UTC, of which Python 3.10 reads only some forms itself."""
-    fraction = re.match(r"\.(\d+)", text[19:])
-    microsecond = 0 if fraction is None else int(fraction[1][:6].ljust(6, "0"))
-    return datetime.fromisoformat(text[:19]).replace(microsecond=microsecond, tzinfo=timezone.utc)
+@dataclass(frozen=True, slots=True)
+class BranchInfo:
+    """A line of steps.
+
+    Attributes:
+        start: the step that its first one follows, as ``"BRANCH:STEP"``; None where it begins anew.
+        steps: how many it has.
+        newest: the number of its newest step, None where it has none.
+    """
+
+    name: str
+    start: str | None
+    steps: int
+    newest: int | None
 
 
 class Store:
@@ -171,18 +189,58 @@ class Store:
         return self._opened
 
     def branches(self) -> list[str]:
-        """The branches that have steps, in alphabetical order."""
-        return sorted({step.key.branch for step in visible_steps(self._opened)})
+        """The branches that have steps or were made with :meth:`branch`, in alphabetical order."""
+        return [info.name for info in self.branch_infos()]
 
-    def steps(self, branch: str | None = DEFAULT_BRANCH) -> list[StepInfo]:
-        """The steps of a branch (None: of all) in order; one short read each."""
+    def branch_infos(self) -> list[BranchInfo]:
+        """All branches in alphabetical order, and where they start."""
+        steps: dict[str, list[int]] = {}
+        for step in visible_steps(self._opened):
+            steps.setdefault(step.key.branch, []).append(step.key.step)
+        starts = {n: f"{s.start.branch}:{s.start.step}" for n, s in read_branch_starts(self._opened).items()}
         return [
-            StepInfo.from_header(self._opened.header(step.key, step.manifest_bytes), step.manifest_bytes)
-            for step in visible_steps(self._opened, branch)
+            BranchInfo(name, starts.get(name), len(steps.get(name, ())), max(steps.get(name, ()), default=None))
+            for name in sorted({*steps, *starts})
         ]
 
+    def branch(self, name: str, *, at: int | str) -> BranchInfo:
+        """Make a branch that starts at a step: the first step saved into it may build on that one.
+
+        Nothing is copied, and the branch stays whole when its parent is deleted. Making it again is no error.
+
+        Args:
+            at: a step as :meth:`step` takes it.
+
+        Raises:
+            StepNotFoundError: there is no such step.
+            InvalidArgumentError: the branch has steps or starts elsewhere, or the name is reserved.
+        """
+        make_branch(self._opened, name, find_step(self._opened, parse_step(at)).key)
+        return next(info for info in self.branch_infos() if info.name == name)
+
+    def delete_branch(self, name: str) -> Removed:
+        """Delete a branch with all its steps. Branches that start in it stay whole.
+
+        Raises:
+            StepNotFoundError: there is no such branch.
+        """
+        return delete_branch(self._opened, name)
+
+    def steps(self, branch: str | None = DEFAULT_BRANCH) -> list[StepInfo]:
+        """The steps of a branch (None: of all) in order; one short read each.
+
+        A step whose manifest is damaged is left out, and logged; :meth:`verify` says more.
+        """
+        listing = list_steps(self._opened, branch)
+        log_damaged(listing.damaged)
+        return [StepInfo.from_listed(step) for step in listing.steps]
+
     def step(self, step: int | str, branch: str = DEFAULT_BRANCH) -> Step:
-        """One step: ``1000``, ``"latest"``, ``"BRANCH:1000"``, as it is now: a later overwrite does not change it.
+        """One step, as it is now: a later overwrite does not change it.
+
+        Args:
+            step: ``1000``, ``"latest"``, ``"BRANCH:1000"``, ``"tag:NAME"``, ``"best:METRIC"``, ``"best:METRIC:min"``,
+                or ``"@2026-06-07"``: the newest one saved until then.
 
         Raises:
             StepNotFoundError: there is none.
@@ -190,6 +248,77 @@ class Store:
         """
         found = find_step(self._opened, parse_step(step, branch))
         return Step(self._opened, found.key, found.manifest_bytes)
+
+    def tag(self, step: int | str, name: str, *, move: bool = False) -> None:
+        """Name a step.
+
+        Args:
+            step: as :meth:`step` takes it.
+            move: whether the tag may be taken from another step.
+
+        Raises:
+            StepNotFoundError: there is no such step.
+            InvalidArgumentError: another step has the tag, and not ``move``.
+        """
+        put_tag(self._opened, name, find_step(self._opened, parse_step(step)).key, move=move)
+
+    def untag(self, name: str) -> None:
+        """Take a tag away.
+
+        Raises:
+            StepNotFoundError: there is no such tag.
+        """
+        remove_tag(self._opened, name)
+
+    def annotate(self, step: int | str, metrics: Mapping[str, Metric]) -> None:
+        """Add metrics that came after a step was saved, such as evaluations. Of the same name, the latest counts.
+
+        Args:
+            step: as :meth:`step` takes it.
+
+        Raises:
+            StepNotFoundError: there is no such step.
+            InvalidArgumentError: a value that cannot be recorded.
+        """
+        found = find_step(self._opened, parse_step(step))
+        header = self._opened.header(found.key, found.manifest_bytes)
+        add_note(self._opened, found.key, header.created, metrics)
+
+    def prune(
+        self,
+        retention: Retention,
+        *,
+        branch: str | None = DEFAULT_BRANCH,
+        only: str | Collection[str] = (),
+        rebase: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> PruneReport:
+        """Delete the steps of a branch that no rule keeps. The bytes come free with the next :meth:`gc`.
+
+        Args:
+            branch: None for all branches, each by itself.
+            only: an artifact, or several, such as ``"optim"``: of steps that no rule keeps, only these go.
+            rebase: write steps that stay anew, so that they need nothing of those that go.
+            force: whether the newest step may go, too.
+            dry_run: only say what would go, why others stay, and how many bytes come free.
+            progress: called with the manifests read and the manifests in all.
+
+        Raises:
+            StepNotFoundError: there is no such branch.
+        """
+        return prune_store(
+            self._opened,
+            retention,
+            branches=None if branch is None else [branch],
+            settings=SaveSettings(default_threads(), 0),
+            only=(only,) if isinstance(only, str) else tuple(only),
+            rebase=rebase,
+            force=force,
+            dry_run=dry_run,
+            progress=progress,
+        )
 
     def verify(
         self,
@@ -268,6 +397,7 @@ class Step:
         self._opened = opened
         self._key = key
         self._manifest_bytes = manifest_bytes
+        self._manifest: Manifest | None = None
 
     @property
     def key(self) -> StepKey:
@@ -276,12 +406,15 @@ class Step:
 
     @property
     def info(self) -> StepInfo:
-        return StepInfo.from_header(self.manifest.header, self._manifest_bytes)
+        """The step in short, with the notes and tags of now."""
+        return StepInfo.from_listed(describe_step(self._opened, self.manifest.header, self._manifest_bytes))
 
     @property
     def manifest(self) -> Manifest:
         """Everything the step names; read once and kept."""
-        return self._opened.manifest(self._key)
+        if self._manifest is None:
+            self._manifest = self._opened.manifest(self._key)
+        return self._manifest
 
     @property
     def default_format(self) -> str:

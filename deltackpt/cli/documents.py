@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from deltackpt.cli.failure import Failure
-from deltackpt.format.manifest import ManifestHeader
+from deltackpt.store.listing import ListedStep
 
 __all__ = ["error_document", "step_document"]
 
 
-def step_document(header: ManifestHeader, manifest_bytes: int) -> dict[str, object]:
-    """A step, from its header and the size of its manifest."""
+def step_document(step: ListedStep) -> dict[str, object]:
+    """A step, from its header, notes and tags."""
+    header = step.header
     return {
         "step": header.key.step,
         "branch": header.key.branch,
@@ -21,9 +22,10 @@ def step_document(header: ManifestHeader, manifest_bytes: int) -> dict[str, obje
         "distance": header.distance,
         "depth": header.depth,
         "raw_bytes": header.raw_bytes,
-        "stored_bytes": header.stored_bytes + manifest_bytes,
+        "stored_bytes": step.stored_bytes,
         "restore_bytes": header.restore_bytes,
-        "metrics": dict(header.metrics),
+        "metrics": dict(step.metrics),
+        "tags": list(step.tags),
         "artifacts": {
             name: {
                 "raw_bytes": totals.raw_bytes,

@@ -15,10 +15,10 @@ from deltackpt.cli.failure import Failure, describe
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
 from deltackpt.cli.text import count, format_metrics, format_size
-from deltackpt.errors import CorruptObjectError, InvalidArgumentError, MissingObjectError, UnknownVersionError
+from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.keys import StepKey
-from deltackpt.format.manifest import ManifestHeader
 from deltackpt.store.catalog import DEFAULT_BRANCH, StepRef, VisibleStep, find_step, visible_steps
+from deltackpt.store.listing import ListedStep, list_steps
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.select import record_of, select, sort_by
 from deltackpt.store.where import Record, parse_where
@@ -30,26 +30,12 @@ EXAMPLE = "deltackpt log runs/gpt --branch main -n 10"
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    header: ManifestHeader
-    manifest_bytes: int
-
-    @property
-    def key(self) -> StepKey:
-        return self.header.key
-
-    @property
-    def stored_bytes(self) -> int:
-        return self.header.stored_bytes + self.manifest_bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Damaged:
     key: StepKey
     failure: Failure
 
 
-_Placed = TypeVar("_Placed", VisibleStep, _Row)
+_Placed = TypeVar("_Placed", VisibleStep, ListedStep)
 
 
 def command(
@@ -97,7 +83,7 @@ def command(
             {
                 "url": opened.url,
                 "branch": chosen,
-                "steps": [step_document(row.header, row.manifest_bytes) for row in rows],
+                "steps": [step_document(row) for row in rows],
                 "damaged": [
                     {
                         "step": found.key.step,
@@ -127,27 +113,26 @@ def _newest(steps: Sequence[_Placed], count: int | None) -> list[_Placed]:
     return [s for _, group in groupby(steps, key=lambda s: s.key.branch) for s in list(group)[-(count or 0) :]]
 
 
-def _records(rows: Sequence[_Row]) -> list[tuple[_Row, Record]]:
-    return [(row, record_of(row.header, row.stored_bytes)) for row in rows]
+def _records(rows: Sequence[ListedStep]) -> list[tuple[ListedStep, Record]]:
+    return [(row, record_of(row.header, row.stored_bytes, row.metrics)) for row in rows]
 
 
-def _read(opened: OpenStore, steps: Sequence[VisibleStep]) -> tuple[list[_Row], list[_Damaged]]:
-    rows, damaged = [], []
-    for step in steps:
-        try:
-            rows.append(_Row(opened.header(step.key, step.manifest_bytes), step.manifest_bytes))
-        except (CorruptObjectError, MissingObjectError, UnknownVersionError) as error:
-            damaged.append(_Damaged(step.key, describe(error)))
-    return rows, damaged
+def _read(opened: OpenStore, steps: Sequence[VisibleStep]) -> tuple[list[ListedStep], list[_Damaged]]:
+    listing = list_steps(opened, chosen=steps)
+    return list(listing.steps), [_Damaged(step.key, describe(step.error)) for step in listing.damaged]
 
 
-def _print(output: Output, rows: Sequence[_Row], damaged: Sequence[_Damaged], *, with_branch: bool, of: int) -> None:
+def _print(
+    output: Output, rows: Sequence[ListedStep], damaged: Sequence[_Damaged], *, with_branch: bool, of: int
+) -> None:
     if rows:
         with_generation = any(row.header.key.generation > 1 for row in rows)
         columns = [">step", "created (UTC)", "kind", ">depth", ">raw", ">stored", ">ratio", "~metrics"]
+        with_tags = any(row.tags for row in rows)
         columns[1:1] = [">generation"] * with_generation
+        columns[-1:-1] = ["tags"] * with_tags
         columns[:0] = ["branch"] * with_branch
-        output.table(columns, (_cells(row, with_branch, with_generation) for row in rows))
+        output.table(columns, (_cells(row, with_branch, with_generation, with_tags) for row in rows))
         raw = sum(row.header.raw_bytes for row in rows)
         stored = sum(row.stored_bytes for row in rows)
         output.line()
@@ -160,7 +145,7 @@ def _print(output: Output, rows: Sequence[_Row], damaged: Sequence[_Damaged], *,
         output.error_line("hint", damaged[0].failure.hint, "bold")
 
 
-def _cells(row: _Row, with_branch: bool, with_generation: bool) -> list[str]:
+def _cells(row: ListedStep, with_branch: bool, with_generation: bool, with_tags: bool) -> list[str]:
     header = row.header
     return [
         *[header.key.branch] * with_branch,
@@ -172,5 +157,6 @@ def _cells(row: _Row, with_branch: bool, with_generation: bool) -> list[str]:
         format_size(header.raw_bytes),
         format_size(row.stored_bytes),
         f"{header.raw_bytes / row.stored_bytes:.2f}x",
-        format_metrics(dict(header.metrics)),
+        *[" ".join(row.tags)] * with_tags,
+        format_metrics(dict(row.metrics)),
     ]

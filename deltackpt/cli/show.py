@@ -16,6 +16,7 @@ from deltackpt.cli.text import count, format_metrics, format_size
 from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.manifest import Entry, Manifest, Metric
 from deltackpt.store.catalog import find_step, parse_step
+from deltackpt.store.listing import ListedStep, describe_step
 from deltackpt.tensor.dtypes import by_code
 
 __all__ = ["EXAMPLE", "NAME", "command"]
@@ -43,6 +44,7 @@ def command(
     opened = Store.open(store).opened
     found = find_step(opened, parse_step(step))
     manifest = opened.manifest(found.key)
+    listed = describe_step(opened, manifest.header, found.manifest_bytes)
     rows = _rows(manifest, prefix)
     if prefix and not rows:
         raise TensorNotFoundError(
@@ -51,9 +53,9 @@ def command(
             hint="`deltackpt show` without --prefix lists everything",
         )
     if output.json:
-        output.document(_document(opened.url, manifest, found.manifest_bytes, rows))
+        output.document(_document(opened.url, manifest, listed, rows))
     else:
-        _print(output, manifest, found.manifest_bytes, rows)
+        _print(output, manifest, listed, rows)
 
 
 def _readable(writer: Mapping[str, str | int | float]) -> dict[str, Metric]:
@@ -73,10 +75,10 @@ def _rows(manifest: Manifest, prefix: str) -> list[_Row]:
     return rows
 
 
-def _document(url: str, manifest: Manifest, manifest_bytes: int, rows: Sequence[_Row]) -> dict[str, object]:
+def _document(url: str, manifest: Manifest, listed: ListedStep, rows: Sequence[_Row]) -> dict[str, object]:
     return {
         "url": url,
-        **step_document(manifest.header, manifest_bytes),
+        **step_document(listed),
         "closure": {
             "indexes": len(manifest.indexes),
             "index_bytes": sum(index.size for index in manifest.indexes),
@@ -102,7 +104,7 @@ def _document(url: str, manifest: Manifest, manifest_bytes: int, rows: Sequence[
     }
 
 
-def _print(output: Output, manifest: Manifest, manifest_bytes: int, rows: Sequence[_Row]) -> None:
+def _print(output: Output, manifest: Manifest, listed: ListedStep, rows: Sequence[_Row]) -> None:
     header = manifest.header
     parent = "none" if header.parent is None else f"{header.parent.branch}:{header.parent.step}"
     chain = f"{header.chain_key[0]}:{header.chain_key[1]}"
@@ -118,10 +120,11 @@ def _print(output: Output, manifest: Manifest, manifest_bytes: int, rows: Sequen
             ),
             ("depth", str(header.depth)),
             ("raw", format_size(header.raw_bytes)),
-            ("stored", f"{format_size(header.stored_bytes + manifest_bytes)} added by this step"),
+            ("stored", f"{format_size(listed.stored_bytes)} added by this step"),
             ("restore", f"{format_size(header.restore_bytes)} to read"),
             ("closure", f"{count(len(manifest.indexes), 'index', 'indexes')}, {count(len(manifest.packs), 'pack')}"),
-            ("metrics", format_metrics(dict(header.metrics)) or "none"),
+            ("metrics", format_metrics(dict(listed.metrics)) or "none"),
+            *([("tags", " ".join(listed.tags))] if listed.tags else []),
             ("writer", format_metrics(_readable(header.writer)) or "unknown"),
         ]
     )

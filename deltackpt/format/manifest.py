@@ -41,6 +41,7 @@ __all__ = [
     "Metric",
     "ShardColumns",
     "StepKey",
+    "decode_closure",
     "decode_header",
     "decode_manifest",
     "encode_manifest",
@@ -197,22 +198,7 @@ def decode_manifest(data: Buffer, *, source: str) -> Manifest:
         CorruptObjectError: anything else that section 8 does not allow.
     """
     view = memoryview(data)
-    at = header_length(view, source=source)
-    lengths = _PREFIX.unpack(view[:HEADER_PREFIX])[3:]
-    end = at + sum(lengths)
-    if len(view) < end + CHECKSUM_BYTES:
-        raise TruncatedObjectError(
-            f"a manifest of {end + CHECKSUM_BYTES} bytes ends after {len(view)}", where=source, offset=len(view)
-        )
-    if len(view) > end + CHECKSUM_BYTES:
-        raise CorruptObjectError("bytes follow the end of the manifest", where=source, offset=end + CHECKSUM_BYTES)
-    if checksum64(view[:end]) != int.from_bytes(view[end:], "little"):
-        raise CorruptObjectError(
-            "the manifest's checksum does not match its bytes",
-            where=source,
-            offset=end,
-            hint="run `deltackpt verify --deep` to see what is affected",
-        )
+    at, lengths = _check_whole(view, source)
     header = decode_header(view, source=source)
     tables, origins = [], []
     for length in lengths:
@@ -233,6 +219,41 @@ def decode_manifest(data: Buffer, *, source: str) -> Manifest:
     )
     _check(manifest, origins, Origin(source, HEADER_PREFIX))
     return manifest
+
+
+def decode_closure(data: Buffer, *, source: str) -> tuple[tuple[ClosureIndex, ...], tuple[ClosurePack, ...]]:
+    """The index objects and packs that a manifest lists, after its checksum was verified; the rest is not looked at.
+
+    Raises:
+        As :func:`decode_manifest`.
+    """
+    view = memoryview(data)
+    at, lengths = _check_whole(view, source)
+    at += sum(lengths[:-1])
+    closure = parse_closure(decode_table(view[at : at + lengths[-1]], source=source, offset=at))
+    check_closure(*closure, Origin(source, at))
+    return closure
+
+
+def _check_whole(view: memoryview, source: str) -> tuple[int, tuple[int, ...]]:
+    """Where the sections start, and their lengths, once the object's length and checksum are found right."""
+    at = header_length(view, source=source)
+    lengths = _PREFIX.unpack(view[:HEADER_PREFIX])[3:]
+    end = at + sum(lengths)
+    if len(view) < end + CHECKSUM_BYTES:
+        raise TruncatedObjectError(
+            f"a manifest of {end + CHECKSUM_BYTES} bytes ends after {len(view)}", where=source, offset=len(view)
+        )
+    if len(view) > end + CHECKSUM_BYTES:
+        raise CorruptObjectError("bytes follow the end of the manifest", where=source, offset=end + CHECKSUM_BYTES)
+    if checksum64(view[:end]) != int.from_bytes(view[end:], "little"):
+        raise CorruptObjectError(
+            "the manifest's checksum does not match its bytes",
+            where=source,
+            offset=end,
+            hint="run `deltackpt verify --deep` to see what is affected",
+        )
+    return at, lengths
 
 
 def _check(manifest: Manifest, sections: Sequence[Origin], header: Origin) -> None:

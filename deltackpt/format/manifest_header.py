@@ -18,7 +18,9 @@ __all__ = [
     "ManifestHeader",
     "Metric",
     "dump_header",
+    "dump_metrics",
     "parse_header",
+    "parse_metrics",
 ]
 
 FORMAT = 1
@@ -103,7 +105,7 @@ def dump_header(header: ManifestHeader) -> bytes:
         "raw_bytes": header.raw_bytes,
         "stored_bytes": header.stored_bytes,
         "restore_bytes": header.restore_bytes,
-        "metrics": {_name(k, origin): _dump_metric(k, v, origin) for k, v in header.metrics.items()},
+        "metrics": dump_metrics(header.metrics, origin),
         "artifacts": {
             name: {"raw_bytes": a.raw_bytes, "stored_bytes": a.stored_bytes, "entries": a.entries}
             for name, a in header.artifacts.items()
@@ -115,6 +117,15 @@ def dump_header(header: ManifestHeader) -> bytes:
         raise origin.error(f"the header of a manifest has {len(data)} bytes; at most 1 MiB of metrics can be recorded")
     parse_header(data, origin)
     return data
+
+
+def dump_metrics(metrics: Mapping[str, Metric], origin: Origin) -> dict[str, Any]:
+    """Metrics as JSON values.
+
+    Raises:
+        InvalidArgumentError: a value or name that section 8 does not allow.
+    """
+    return {_name(k, origin): _dump_metric(k, v, origin) for k, v in metrics.items()}
 
 
 def _name(name: object, origin: Origin) -> str:
@@ -163,7 +174,7 @@ def parse_header(data: bytes | memoryview, origin: Origin) -> ManifestHeader:
         raw_bytes=fields.integer("raw_bytes"),
         stored_bytes=fields.integer("stored_bytes"),
         restore_bytes=fields.integer("restore_bytes"),
-        metrics=_parse_metrics(fields.sub("metrics")),
+        metrics=parse_metrics(fields.sub("metrics")),
         artifacts=_parse_artifacts(fields.sub("artifacts")),
         writer=_parse_writer(fields.sub("writer")),
     )
@@ -172,7 +183,8 @@ def parse_header(data: bytes | memoryview, origin: Origin) -> ManifestHeader:
     return header
 
 
-def _parse_metrics(fields: Fields) -> dict[str, Metric]:
+def parse_metrics(fields: Fields) -> dict[str, Metric]:
+    """Metrics from JSON values."""
     return {name: _parse_metric(fields, name) for name in fields.names()}
 
 

@@ -21,7 +21,7 @@ from deltackpt.store.chain import POLICIES, Chain, choose_chain, key_chain
 from deltackpt.store.chain_choice import KEY, ChainChoice, Measured, is_measured_at, pick_policy
 from deltackpt.store.line import find_in_chain
 from deltackpt.store.opened import OpenStore
-from deltackpt.store.options import AUTO
+from deltackpt.store.options import AUTO, StoreOptions
 from deltackpt.store.pending import Announcement
 
 __all__ = ["BaseReader", "Bases", "GroupBases", "Start", "choose_start"]
@@ -48,6 +48,11 @@ class Start:
     chain: Chain
     choice: ChainChoice
 
+    @classmethod
+    def alone(cls, options: StoreOptions) -> Start:
+        """A new chain, on nothing."""
+        return cls(None, choose_chain("previous", options.key_every, None), ChainChoice(KEY))
+
 
 def choose_start(store: OpenStore, branch: str, step: int, announcement: Announcement, measure: Measure) -> Start:
     """The base of a new step, and its place in the chain. The save is announced, with its base.
@@ -55,7 +60,6 @@ def choose_start(store: OpenStore, branch: str, step: int, announcement: Announc
     Without a base that can be read and that nobody is about to delete, the step starts a new chain; the reason is
     logged.
     """
-    options = store.options
     found = _find_start(store, branch, step, measure)
     usable = announcement.claim([] if found is None else [found[0]])
     if found is not None and usable:
@@ -64,7 +68,7 @@ def choose_start(store: OpenStore, branch: str, step: int, announcement: Announc
         _LOG.warning(
             "step %s:%d is written without a base: %s is about to be deleted", branch, step, found[0].header.key
         )
-    return Start(None, choose_chain("previous", options.key_every, None), ChainChoice(KEY))
+    return Start.alone(store.options)
 
 
 def _find_start(

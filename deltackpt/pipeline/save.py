@@ -7,16 +7,17 @@ arrow is a bounded map over threads that keeps order, so what is written does no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from deltackpt.codec import CodecOptions, Workspace
 from deltackpt.errors import IncompleteSaveError, InvalidArgumentError
 from deltackpt.format import hashing
 from deltackpt.format.index import IndexHeader, encode_index
 from deltackpt.format.keys import index_key
-from deltackpt.pipeline.bases import Bases, choose_start
+from deltackpt.pipeline.bases import Bases, Start, choose_start
 from deltackpt.pipeline.encode import EncodedBlock, Resolved, StoredBlock, TakenBlock, resolve_group
 from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.measure import Sampled, measure, sample_groups, take_sample
@@ -34,7 +35,10 @@ from deltackpt.store.options import AUTO
 from deltackpt.store.pending import Announcement
 from deltackpt.store.receipt import WriterReceipt
 
-__all__ = ["SaveSettings", "default_threads", "write_items"]
+__all__ = ["SaveSettings", "StartChoice", "default_threads", "write_items"]
+
+StartChoice: TypeAlias = Callable[[Announcement], Start]
+"""Chooses what a writer builds on, and announces the save with it."""
 
 
 def default_threads() -> int:
@@ -70,11 +74,12 @@ def write_items(
     writer: int,
     settings: SaveSettings,
     cache: BaseCache,
+    choose: StartChoice | None = None,
 ) -> WriterReceipt:
     """Write the blocks of ``items`` into packs and one index object.
 
-    Bases are chosen here, from what is visible now. One that turns out to be damaged or gone is done without. The
-    writer's announcement stays, for whoever commits to remove.
+    Bases are chosen here (by ``choose``, where it is given), from what is visible now. One that turns out to be damaged
+    or gone is done without. The writer's announcement stays, for whoever commits to remove.
 
     Raises:
         BackendError: the store could not be written; nothing of the save is visible.
@@ -82,7 +87,7 @@ def write_items(
     """
     announcement = Announcement(store, branch, step)
     try:
-        return _write(store, items, announcement, branch, step, writer, settings, cache)
+        return _write(store, items, announcement, choose, branch, step, writer, settings, cache)
     except Exception:
         announcement.withdraw()
         raise
@@ -92,6 +97,7 @@ def _write(
     store: OpenStore,
     items: Sequence[SaveItem],
     announcement: Announcement,
+    choose: StartChoice | None,
     branch: str,
     step: int,
     writer: int,
@@ -112,7 +118,7 @@ def _write(
         sampled.extend(reader for reader in readers if reader is not None)
         return measure(places, near, far, readers, cache.samples, workspace)
 
-    start = choose_start(store, branch, step, announcement, measure_bases)
+    start = choose_start(store, branch, step, announcement, measure_bases) if choose is None else choose(announcement)
     plans = plan_save(
         groups, start.base, start.chain, block_elements=options.block_elements, max_depth=options.max_depth
     )

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from deltackpt.errors import InvalidArgumentError, StepNotFoundError
-from deltackpt.format.keys import MANIFESTS, StepKey, branch_prefix, check_branch, parse_manifest_key, step_prefix
+from deltackpt.errors import StepNotFoundError
+from deltackpt.store.listing import ListedStep, list_steps, log_damaged
+from deltackpt.store.names import read_tags
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.specs import (
+    DEFAULT_BRANCH,
+    BestRef,
+    StepRef,
+    StepSpec,
+    TagRef,
+    TimeRef,
+    best_of,
+    parse_step,
+)
+from deltackpt.store.visible import VisibleStep, find_place, newest_before, steps_before, visible_steps
 
 __all__ = [
     "DEFAULT_BRANCH",
     "StepRef",
+    "StepSpec",
     "VisibleStep",
     "find_place",
     "find_step",
@@ -21,75 +31,27 @@ __all__ = [
     "visible_steps",
 ]
 
-DEFAULT_BRANCH = "main"
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class VisibleStep:
-    """A step that exists: its newest generation and the size of that manifest in bytes."""
-
-    key: StepKey
-    manifest_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepRef:
-    """What a user wrote for a step: a branch and a number, or the newest (``step`` None)."""
-
-    branch: str
-    step: int | None
-
-
-def visible_steps(store: OpenStore, branch: str | None = None) -> list[VisibleStep]:
-    """All steps in order of branch and number; only those of one branch if it is given."""
-    prefix = MANIFESTS if branch is None else branch_prefix(branch)
-    newest: dict[tuple[str, int], VisibleStep] = {}
-    for key, size in _manifests(store, prefix):
-        place = (key.branch, key.step)
-        if place not in newest or newest[place].key.generation < key.generation:
-            newest[place] = VisibleStep(key, size)
-    return sorted(newest.values())
-
-
-def _manifests(store: OpenStore, prefix: str) -> Iterator[tuple[StepKey, int]]:
-    for found in store.backend.list(prefix):
-        key = parse_manifest_key(found.key)
-        if key is not None:
-            yield key, found.size
-
-
-def parse_step(spec: int | str, branch: str = DEFAULT_BRANCH) -> StepRef:
-    """Read a step as users write it: ``1000``, ``"latest"``, ``"BRANCH:1000"``, ``"BRANCH:latest"``.
-
-    Raises:
-        InvalidArgumentError: it is none of these.
-        InvalidNameError: the branch is not a name.
-    """
-    text = str(spec)
-    if ":" in text:
-        branch, text = text.split(":", 1)
-    check_branch(branch)
-    if text == "latest":
-        return StepRef(branch, None)
-    if text.isascii() and text.isdigit() and len(text) <= 12:
-        return StepRef(branch, int(text))
-    raise InvalidArgumentError(f"{spec!r} is not a step", hint="write 1000, latest, BRANCH:1000 or BRANCH:latest")
-
-
-def find_step(store: OpenStore, ref: StepRef) -> VisibleStep:
+def find_step(store: OpenStore, spec: StepSpec) -> VisibleStep:
     """The step that is meant, as it is now.
 
     Raises:
         StepNotFoundError: there is none; the message says what there is.
     """
+    if isinstance(spec, StepRef):
+        return _find_number(store, spec)
+    if isinstance(spec, TagRef):
+        return _find_tag(store, spec)
+    steps = _steps_of(store, spec.branch)
+    if isinstance(spec, TimeRef):
+        return _find_time(store, spec, steps)
+    return _find_best(store, spec, steps)
+
+
+def _find_number(store: OpenStore, ref: StepRef) -> VisibleStep:
     steps = visible_steps(store, ref.branch)
     if not steps:
-        branches = sorted({s.key.branch for s in visible_steps(store)})
-        raise StepNotFoundError(
-            f"branch {ref.branch} has no steps",
-            where=store.url,
-            hint=f"branches: {', '.join(branches)}" if branches else "nothing has been saved yet",
-        )
+        raise _no_steps(store, ref.branch)
     if ref.step is None:
         return steps[-1]
     for step in steps:
@@ -103,17 +65,57 @@ def find_step(store: OpenStore, ref: StepRef) -> VisibleStep:
     )
 
 
-def find_place(store: OpenStore, branch: str, step: int) -> VisibleStep | None:
-    """The newest generation of exactly this step, or None where it does not exist."""
-    newest = [VisibleStep(key, size) for key, size in _manifests(store, step_prefix(branch, step)) if key.step == step]
-    return max(newest, default=None)
+def _find_tag(store: OpenStore, ref: TagRef) -> VisibleStep:
+    tags = read_tags(store)
+    if ref.name not in tags:
+        raise StepNotFoundError(
+            f"there is no tag {ref.name!r}",
+            where=store.url,
+            hint=f"tags: {', '.join(sorted(tags))}" if tags else "make one with `deltackpt tag`",
+        )
+    return _find_number(store, StepRef(tags[ref.name].branch, tags[ref.name].step))
 
 
-def steps_before(store: OpenStore, branch: str, step: int) -> list[VisibleStep]:
-    """The steps that a step with this number comes after, newest first."""
-    return [s for s in reversed(visible_steps(store, branch)) if s.key.step < step]
+def _find_time(store: OpenStore, ref: TimeRef, steps: list[ListedStep]) -> VisibleStep:
+    earlier = [step for step in steps if step.created <= ref.time]
+    if not earlier:
+        first = min(step.header.created for step in steps)
+        raise StepNotFoundError(
+            f"branch {ref.branch} has no step from before {ref.time:%Y-%m-%d %H:%M:%S} UTC",
+            where=store.url,
+            hint=f"its first was saved at {first}",
+        )
+    return _visible(max(earlier, key=lambda step: (step.created, step.key)))
 
 
-def newest_before(store: OpenStore, branch: str, step: int) -> VisibleStep | None:
-    """The newest step that a step with this number comes after."""
-    return next(iter(steps_before(store, branch, step)), None)
+def _find_best(store: OpenStore, ref: BestRef, steps: list[ListedStep]) -> VisibleStep:
+    best = best_of([step.metrics.get(ref.metric) for step in steps], 1, largest=ref.largest)
+    if not best:
+        known = sorted({name for step in steps for name in step.metrics})
+        raise StepNotFoundError(
+            f"no step of branch {ref.branch} has a number for the metric {ref.metric!r}",
+            where=store.url,
+            hint=f"metrics: {', '.join(known)}" if known else "add some with `deltackpt annotate`",
+        )
+    return _visible(steps[best[0]])
+
+
+def _steps_of(store: OpenStore, branch: str) -> list[ListedStep]:
+    listing = list_steps(store, branch)
+    log_damaged(listing.damaged)
+    if not listing.steps:
+        raise _no_steps(store, branch)
+    return list(listing.steps)
+
+
+def _no_steps(store: OpenStore, branch: str) -> StepNotFoundError:
+    branches = sorted({s.key.branch for s in visible_steps(store)})
+    return StepNotFoundError(
+        f"branch {branch} has no steps",
+        where=store.url,
+        hint=f"branches: {', '.join(branches)}" if branches else "nothing has been saved yet",
+    )
+
+
+def _visible(step: ListedStep) -> VisibleStep:
+    return VisibleStep(step.key, step.manifest_bytes)

@@ -43,7 +43,7 @@ from deltackpt.store.pending import Ticket, check_tickets, withdraw
 from deltackpt.store.receipt import WriterReceipt
 from deltackpt.tensor.box import Box
 
-__all__ = ["PlannedEntry", "StepDraft", "commit_step", "next_generation"]
+__all__ = ["PlannedEntry", "StepDraft", "commit_manifest", "commit_step", "next_generation"]
 
 _LOG = logging.getLogger("deltackpt")
 
@@ -65,6 +65,7 @@ class StepDraft:
         metrics: what the user recorded with it.
         writer: what wrote it, for its header.
         pending: the coordinator's own announcement, where it made one before any writer did.
+        replaces: the header of the generation that this one says in other records: the step stays as old as it was.
     """
 
     key: StepKey
@@ -72,6 +73,7 @@ class StepDraft:
     metrics: Mapping[str, Metric]
     writer: Mapping[str, str | int | float]
     pending: Ticket | None = None
+    replaces: ManifestHeader | None = None
 
 
 def next_generation(store: OpenStore, branch: str, step: int) -> int:
@@ -116,11 +118,26 @@ def _commit(
     blocks = _gather_blocks(draft.entries, own)
     closure = find_closure(_by_identity(blocks), known.lookup)
     manifest = _build(store, draft, receipts, own, known, blocks, closure)
+    _put(store, manifest, tickets)
+    return manifest.header
+
+
+def commit_manifest(store: OpenStore, manifest: Manifest, ticket: Ticket) -> None:
+    """Make visible a manifest that is made of what is stored already, and remove its announcement.
+
+    Raises:
+        CommitConflictError: somebody else committed this generation of the step first.
+        IncompleteSaveError: the announcement has expired.
+    """
+    _put(store, manifest, [ticket])
+    withdraw(store, [ticket.id])
+
+
+def _put(store: OpenStore, manifest: Manifest, tickets: Sequence[Ticket]) -> None:
     data = encode_manifest(manifest)
     check_tickets(tickets, store.clock())
-    _publish(store, draft.key, data)
+    _publish(store, manifest.header.key, data)
     _check_late(store, manifest, tickets)
-    return manifest.header
 
 
 def _check_late(store: OpenStore, manifest: Manifest, tickets: Sequence[Ticket]) -> None:
@@ -272,8 +289,8 @@ def _build(
     chain_key, distance = _chain_place(store, draft.key, previous, is_key, known.bases)
     header = ManifestHeader(
         key=draft.key,
-        created=format_time(store.clock()),
-        parent=None if previous is None else previous.key,
+        created=format_time(store.clock()) if draft.replaces is None else draft.replaces.created,
+        parent=(None if previous is None else previous.key) if draft.replaces is None else draft.replaces.parent,
         chain_key=chain_key,
         distance=distance,
         depth=depth,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deltackpt import errors
+from deltackpt import Store, errors
 from deltackpt.store.signing_keys import make_keys
 from tests.cli.helpers import Run, flip, manifest, pack_of
 
@@ -116,6 +116,7 @@ COMMANDS = ["init", "log", "show", "restore", "verify", "protect", "keygen", "si
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Path, command: str) -> None:
     make_keys(tmp_path / "lab.key")
+    Store.open(store).tag(300, "paper")
     if command != "sign":
         flip(manifest(store, 200), 60)
         flip(pack_of(store, 300, "model"), 70)
