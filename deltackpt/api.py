@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from deltackpt.formats.source import StepSource
     from deltackpt.formats.state import Index
+    from deltackpt.formats.step_files import StepFile, StepFiles
 
 __all__ = ["BranchInfo", "Step", "StepInfo", "Store"]
 
@@ -398,6 +401,7 @@ class Step:
         self._key = key
         self._manifest_bytes = manifest_bytes
         self._manifest: Manifest | None = None
+        self._opened_files: dict[bool, StepFiles] = {}
 
     @property
     def key(self) -> StepKey:
@@ -510,6 +514,66 @@ class Step:
             force=force,
             max_shard_bytes=MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes,
         )
+
+    def files(self, *, trust_objects: bool = False) -> list[StepFile]:
+        """The step's files: those that were imported or, for other steps, what ``restore(format="torch")`` writes.
+
+        Args:
+            trust_objects: whether parts of the state that hold pickles are listed.
+        """
+        return list(self._files(trust_objects).listing())
+
+    def open(self, path: str, *, trust_objects: bool = False) -> io.BufferedReader:
+        """One of the step's :meth:`files` as a seekable file to read; only what is read is decoded.
+
+        Example:
+            >>> import io, torch
+            >>> import torch.distributed.checkpoint as dcp
+            >>> import deltackpt
+            >>> from deltackpt.dcp import DeltaStorageWriter
+            >>> store = deltackpt.Store.create("memory://docs-open")
+            >>> writer = DeltaStorageWriter(store, step=1)
+            >>> _ = dcp.save({"model": {"w": torch.ones(2)}}, storage_writer=writer, no_dist=True)
+            >>> with store.step(1).open("model.pt") as file:
+            ...     torch.load(file, weights_only=True)
+            {'w': tensor([1., 1.])}
+
+        Args:
+            path: as :meth:`files` lists it.
+            trust_objects: whether a part of the state that holds pickles may be made into a file.
+
+        Raises:
+            TensorNotFoundError: the step has no such file.
+            UntrustedObjectError: the part holds pickles, and not ``trust_objects``.
+            CorruptObjectError, MissingObjectError: on reading, a part of the store is damaged or gone.
+        """
+        from deltackpt.formats.image_file import open_image
+
+        files = self._files(trust_objects)
+        return open_image(files.source, files.image(path))
+
+    @contextmanager
+    def as_hf_dir(self) -> Iterator[Path]:
+        """A folder for ``from_pretrained`` and evaluation harnesses: weights, config and, if there is one, tokenizer.
+
+        It lies in a cache (``DELTACKPT_CACHE``, else ``~/.cache/deltackpt``) and stays there for the next time, until
+        the cache is larger than ``DELTACKPT_CACHE_BYTES`` (32 GiB) and others were used later. Do not write to it.
+
+        Raises:
+            IncompleteStepError: the step has no config that says what its model is.
+            UnsupportedDataError: the tensors are not those that the config describes.
+        """
+        from deltackpt.formats.hf_folder import hf_folder
+
+        with hf_folder(self._source(False)) as path:
+            yield path
+
+    def _files(self, trust_objects: bool) -> StepFiles:
+        from deltackpt.formats.step_files import StepFiles
+
+        if trust_objects not in self._opened_files:
+            self._opened_files[trust_objects] = StepFiles(self._source(trust_objects))
+        return self._opened_files[trust_objects]
 
     def _source(self, trust_objects: bool) -> StepSource:
         from deltackpt.formats.source import StepSource

@@ -112,6 +112,24 @@ class Manifest:
         sizes = self.shards.sizes[part].reshape(entry.shards, ndim).tolist()
         return [Box(tuple(o), tuple(s)) for o, s in zip(offsets, sizes, strict=True)]
 
+    def shards_in(self, entry_number: int, box: Box) -> list[tuple[int, Box]]:
+        """The shards of an entry that share an element with a box: their numbers and boxes."""
+        entry = self.entries[entry_number]
+        ndim, at = len(entry.shape), self._first_dim[entry_number]
+        if box.numel == 0:
+            return []
+        part = slice(at, at + ndim * entry.shards)
+        offsets = self.shards.offsets[part].reshape(entry.shards, ndim)
+        sizes = self.shards.sizes[part].reshape(entry.shards, ndim)
+        low = np.array(box.offsets, dtype=np.int64)
+        high = low + np.array(box.sizes, dtype=np.int64)
+        # A shard without elements has no element in common.
+        common = (np.maximum(offsets, low) < np.minimum(offsets + sizes, high)).all(axis=1)
+        return [
+            (shard, Box(tuple(offsets[shard].tolist()), tuple(sizes[shard].tolist())))
+            for shard in np.flatnonzero(common).tolist()
+        ]
+
     def block_range(self, entry_number: int, shard_number: int) -> range:
         """The numbers of the blocks of an entry's shard, for ``block_index`` and ``block_row``."""
         if not 0 <= shard_number < self.entries[entry_number].shards:

@@ -29,7 +29,7 @@ from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
 
-__all__ = ["wanted_of", "write_images"]
+__all__ = ["Sink", "wanted_of", "write_images"]
 
 # Files that are open at once: far below the usual limit of 1,024.
 _OPEN_FILES: Final = 128

@@ -25,27 +25,39 @@ __all__ = ["load_bytes", "load_wanted"]
 Bytes = NDArray[np.uint8]
 
 
-def load_wanted(store: OpenStore, manifest: Manifest, wanted: Sequence[Wanted], *, threads: int) -> None:
+def load_wanted(
+    store: OpenStore,
+    manifest: Manifest,
+    wanted: Sequence[Wanted],
+    *,
+    threads: int,
+    decoder: BlockDecoder | None = None,
+) -> None:
     """Decode what is wanted, block by block, and hand every part to its ``write``.
 
     Holds a handful of blocks a thread, whatever the length of chains.
+
+    Args:
+        decoder: one for the closure of the manifest, if it is to keep blocks from call to call.
 
     Raises:
         CorruptObjectError, MissingObjectError: a record is damaged or gone; names the tensor and the step.
         UnknownVersionError: a record needs a newer version of this package.
     """
-    lookup = index_lookup(store, manifest)
-    decoder = BlockDecoder(store, lookup)
+    decoding = BlockDecoder(store, index_lookup(store, manifest)) if decoder is None else decoder
     reads = plan_load(manifest, wanted)
 
     def read(block: BlockRead) -> None:
         try:
-            data = decoder.decode(block.ref)
+            data = decoding.decode(block.ref)
             for copy in block.copies:
                 _hand_over(data, copy.dtype.code, copy.block, copy.box, copy.wanted)
         except (CorruptObjectError, MissingObjectError, UnknownVersionError) as error:
             _name_tensor(error, manifest, block)
 
+    if len(reads) == 1:
+        read(reads[0])
+        return
     with ThreadPoolExecutor(threads, thread_name_prefix="deltackpt-load") as executor:
         for _ in ordered_map(executor, read, reads, window=2 * threads):
             pass

@@ -67,9 +67,7 @@ def plan_load(manifest: Manifest, wanted: Sequence[Wanted]) -> list[BlockRead]:
         if not want.box.inside(entry.shape):
             raise InvalidArgumentError(f"{want.box} lies outside the shape {list(entry.shape)}", where=want.fqn)
         found = 0
-        for shard, box in enumerate(manifest.shard_boxes(number)):
-            if box.numel == 0 or box.intersect(want.box) is None:
-                continue
+        for shard, box in manifest.shards_in(number, want.box):
             for block, place in zip(cut(box, entry.block_elements), manifest.block_range(number, shard), strict=True):
                 common = block.intersect(want.box)
                 if common is not None:

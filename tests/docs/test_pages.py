@@ -37,7 +37,8 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert lines[2].startswith("2000 []")
 
 
-@pytest.mark.parametrize("page", ["restore.md"])
+@pytest.mark.parametrize("page", ["restore.md", "reading.md"])
 def test_getting_files_out(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DELTACKPT_CACHE", "")  # a page may set it
     run_page(page)
