@@ -30,6 +30,7 @@ from deltackpt.store.remove import Removed
 from deltackpt.store.retention import Retention
 from deltackpt.store.signing import sign_steps
 from deltackpt.store.signing_keys import SigningKey, TrustedKey
+from deltackpt.store.stats import StoreStats, collect_stats
 
 if TYPE_CHECKING:
     import torch
@@ -340,6 +341,16 @@ class Store:
         """
         trusted = None if signed_by is None else TrustedKey.read(signed_by)
         return verify_store(self._opened, deep=deep, trusted=trusted, threads=default_threads(), progress=progress)
+
+    def stats(self, *, progress: Callable[[int, int], None] | None = None) -> StoreStats:
+        """Where the bytes are: by role, step, coder and predictor; what is dead; what a lost pack would take along.
+
+        Reads manifests and indexes, no packs.
+
+        Args:
+            progress: called with the steps done and the steps in all.
+        """
+        return collect_stats(self._opened, progress=progress)
 
     def protect(self, share: float = 0.05, *, progress: Callable[[int, int], None] | None = None) -> ProtectReport:
         """Give every object that a step needs parity, from which damage to it can be repaired.
