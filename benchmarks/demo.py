@@ -27,8 +27,8 @@ from benchmarks.gpt import GPTConfig
 from benchmarks.text import Tokenizer, read_sources
 from benchmarks.training import TrainConfig, Trainer, make_deterministic
 from deltackpt import Store
-from deltackpt.cli.text import format_size
 from deltackpt.errors import DeltackptError
+from deltackpt.text import format_size
 
 __all__ = ["main"]
 

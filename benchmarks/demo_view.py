@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from benchmarks.demo_run import RunLog
-from deltackpt.cli.text import format_size
+from deltackpt.text import format_size
 
 __all__ = ["WORDS", "loss_table", "machine", "make_console", "running", "step_table", "summary", "totals"]
 

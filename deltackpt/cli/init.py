@@ -9,9 +9,9 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import parse_size
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.store.options import CHAINS, StoreOptions
+from deltackpt.text import parse_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

@@ -14,7 +14,6 @@ from deltackpt.cli.documents import error_document, step_document
 from deltackpt.cli.failure import Failure, describe
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_metrics, format_size
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.keys import StepKey
 from deltackpt.store.catalog import DEFAULT_BRANCH, StepRef, VisibleStep, find_step, visible_steps
@@ -22,6 +21,7 @@ from deltackpt.store.listing import ListedStep, list_steps
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.select import record_of, select, sort_by
 from deltackpt.store.where import Record, parse_where
+from deltackpt.text import count, format_metrics, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

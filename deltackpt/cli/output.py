@@ -20,8 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from deltackpt.cli.text import format_size, shown
 from deltackpt.errors import BackendError
+from deltackpt.text import format_size, shown
 
 __all__ = ["Output", "OutputClosedError", "Tick", "json_value", "plain_table"]
 

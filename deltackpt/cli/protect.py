@@ -9,8 +9,8 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size
 from deltackpt.errors import CorruptObjectError, InvalidArgumentError
+from deltackpt.text import count, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

@@ -11,9 +11,9 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StepArgument, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size, parse_size
 from deltackpt.cli.watched import WatchedBackend
 from deltackpt.store.opened import open_store
+from deltackpt.text import count, format_size, parse_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

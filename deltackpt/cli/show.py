@@ -12,12 +12,12 @@ from deltackpt.api import Store
 from deltackpt.cli.documents import step_document
 from deltackpt.cli.options import JsonOption, StepArgument, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_metrics, format_size
 from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.manifest import Entry, Manifest, Metric
 from deltackpt.store.catalog import find_step, parse_step
 from deltackpt.store.listing import ListedStep, describe_step
 from deltackpt.tensor.dtypes import by_code
+from deltackpt.text import count, format_metrics, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

@@ -10,7 +10,7 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count
+from deltackpt.text import count
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

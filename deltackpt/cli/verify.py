@@ -11,10 +11,10 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size
 from deltackpt.errors import CorruptObjectError, InvalidArgumentError, SignatureError
 from deltackpt.pipeline.repair import RepairReport
 from deltackpt.pipeline.verify import Problem, VerifyReport
+from deltackpt.text import count, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

@@ -13,8 +13,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from deltackpt.cli.output import Output, json_value, plain_table
-from deltackpt.cli.text import format_metric, format_size, parse_size, shown
 from deltackpt.errors import InvalidArgumentError
+from deltackpt.text import format_metric, format_size, parse_size, shown
 from tests.cli.helpers import Terminal
 
 

@@ -12,10 +12,10 @@ from deltackpt import Store
 from deltackpt.backend.base import Backend
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.cli.main import main
-from deltackpt.cli.text import format_size
 from deltackpt.cli.watched import WatchedBackend
 from deltackpt.errors import MissingObjectError
 from deltackpt.testing.backend_conformance import BackendConformance
+from deltackpt.text import format_size
 from tests.cli.helpers import Run, Terminal, flip, make_state, pack_of, save
 
 
