@@ -28,8 +28,14 @@ _RANS, _PLANES = Rans(), Planes()
 # A prediction has to save this share of the bits to be worth a need: it costs a decode of the base at every read.
 _LEAST_GAIN = 0.01
 
+# The same where the inputs are read anyway by who reads the block's artifact: what is left is the time to decode.
+_LEAST_GAIN_NEAR = 0.002
+
 # Moments that predict a weight are read with it. A weights-only read may cost this many times what it would without.
 _READ_FACTOR = 2.0
+
+# A prediction that leaves so few bits a word is good enough: fitting another one takes longer than it can save.
+_ENOUGH = 2.0
 
 # Blocks up to so many words are encoded by both coders: tables and states weigh there, and time does not.
 _SMALL = 1 << 13
@@ -58,12 +64,14 @@ class Candidate:
         inputs: for each of its slots the element type and the bytes, of as many elements as the block.
         input_bytes: what the record takes beside its payload, to say which the inputs are.
         read_bytes: what decoding reads besides, of records that a reader of this artifact would not read otherwise.
+        near: whether all inputs are of the same step and artifact.
     """
 
     predictor: int
     inputs: Mapping[int, tuple[DType, Bytes]]
     input_bytes: int = 0
     read_bytes: int = 0
+    near: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +125,11 @@ def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace
     for number, candidate in enumerate(candidates):
         predictor = registry.predictor(candidate.predictor, source="encoder")
         inputs = slots_of(candidate.inputs)
-        if not predictor.applies(shape, inputs):
+        read_bits = 8 * candidate.read_bytes / values.size
+        if not predictor.applies(shape, inputs) or read_bits > _READ_FACTOR * alone_bits:
             continue
+        if best_bits < _ENOUGH:
+            break
         taken, part = values, shape
         if predictor.computes:
             taken = sample(values)
@@ -130,12 +141,11 @@ def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace
         prediction = predictor.predict(part, inputs, params, source="encoder")
         bits, survey = _estimate(taken, prediction, part, space)
         bits += 8 * candidate.input_bytes / values.size
-        if candidate.read_bytes:
-            if bits + 8 * candidate.read_bytes / values.size > _READ_FACTOR * alone_bits:
-                continue
-        else:
+        if not read_bits:
             alone_bits = min(alone_bits, bits)
-        if bits < best_bits * (1 - _LEAST_GAIN):
+        elif bits + read_bits > _READ_FACTOR * alone_bits:
+            continue
+        if bits < best_bits * (1 - (_LEAST_GAIN_NEAR if candidate.near else _LEAST_GAIN)):
             best_bits, best = bits, Choice(number, params, bits, None if predictor.computes else survey)
     return best
 

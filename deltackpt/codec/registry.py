@@ -7,6 +7,7 @@ from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.coders.raw import Raw
 from deltackpt.codec.predictors.adam import AdamSecond, AdamWeight
 from deltackpt.codec.predictors.cast import Cast
+from deltackpt.codec.predictors.linear import Linear
 from deltackpt.codec.predictors.mean import Mean
 from deltackpt.codec.predictors.previous import Previous
 from deltackpt.codec.predictors.scale import Scale
@@ -19,6 +20,7 @@ __all__ = [
     "ADAM_WEIGHT",
     "CAST",
     "CODERS",
+    "LINEAR",
     "MEAN",
     "PREDICTORS",
     "PREVIOUS",
@@ -28,10 +30,18 @@ __all__ = [
     "predictor",
 ]
 
-ZERO, PREVIOUS, CAST, ADAM_WEIGHT, ADAM_SECOND, SCALE = range(6)
-MEAN = 7
+ZERO, PREVIOUS, CAST, ADAM_WEIGHT, ADAM_SECOND, SCALE, LINEAR, MEAN = range(8)
 
-PREDICTORS: tuple[Predictor, ...] = (Zero(), Previous(), Cast(), AdamWeight(), AdamSecond(), Scale(), Mean())
+PREDICTORS: tuple[Predictor, ...] = (
+    Zero(),
+    Previous(),
+    Cast(),
+    AdamWeight(),
+    AdamSecond(),
+    Scale(),
+    Linear(),
+    Mean(),
+)
 CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}

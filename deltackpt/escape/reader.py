@@ -57,15 +57,8 @@ Bytes = NDArray[np.uint8]
 Shape = tuple[int, ...]
 Box = tuple[Shape, Shape]  # offsets, sizes
 Ref = tuple[bytes, int]  # a record: the identity of its index, and its row there
-PREDICTORS = {
-    0: (0, 0),
-    1: (1, 0),
-    2: (1, 0),
-    3: (3, 20),
-    4: (3, 16),
-    5: (1, 0),
-    7: (2, 0),
-}  # slots, bytes of parameters
+# The number of slots and bytes of parameters; of predictor 6 the terms tell.
+PREDICTORS = {0: (0, 0), 1: (1, 0), 2: (1, 0), 3: (3, 20), 4: (3, 16), 5: (1, 0), 6: (0, 0), 7: (2, 0)}
 
 
 class Dtype(NamedTuple):
@@ -597,6 +590,8 @@ def predict(
     number: int, dtype: Dtype, size: int, slots: Slots, parameters: bytes, where: str
 ) -> tuple[Bytes, Bytes | None]:
     """What predictor ``number`` makes of its slots: the bytes of a block of ``size`` bytes, and its context array."""
+    if number == 6:
+        return linear(dtype, size, slots, parameters, where), None
     wanted, length = PREDICTORS[number]
     if sorted(slots) != list(range(wanted)) or len(parameters) != length:
         fail(where, f"damaged: slots or parameters that predictor {number} does not have")
@@ -629,6 +624,28 @@ def predict(
             predicted = (base * np.float32(beta2) + (1.0 - beta2) * (gradient * gradient)).astype(np.float32)
     words: NDArray[Any] = np.where(np.isnan(predicted), base.view("<u4"), predicted.view("<u4"))
     return words.view(np.uint8), None
+
+
+def linear(dtype: Dtype, size: int, slots: Slots, parameters: bytes, where: str) -> Bytes:
+    """Predictor 6: a sum of features of its slots, each with a coefficient, rounded once."""
+    data = Cursor(parameters, where)
+    terms = [struct.unpack("<BBBdd", data.take(19)) for _ in range(data.number(1))]
+    data.end()
+    used = {0} | {slot for op, a, b, *_ in terms for slot in ((a, b) if op else (a,))}
+    known = all(op <= 3 and (op or not b) for op, _, b, *_ in terms) and 1 <= len(terms) <= 8 and max(used) < 5
+    if not known or set(slots) != used or {d.name for d, _ in slots.values()} | {dtype.name} != {"float32"}:
+        fail(where, "damaged: slots or terms that predictor 6 does not have")
+    wide = {number: words.view("<f4").astype(np.float64) for number, (_, words) in slots.items()}
+    total = np.zeros(0)
+    with np.errstate(all="ignore"):
+        for number, (op, a, b, constant, coefficient) in enumerate(terms):
+            x, y = wide[a], wide[b if op else 0]
+            features = (x, x * y, x / (np.sqrt(y) + constant), np.sign(x - constant * y))
+            total = total + coefficient * features[op] if number else coefficient * features[op]
+        predicted = total.astype(np.float32)
+    base = slots[0][1].view("<u4")
+    words: NDArray[Any] = np.where(np.isnan(predicted), base, predicted.view("<u4"))
+    return words.view(np.uint8)
 
 
 def cast(words: NDArray[Any], dtype: Dtype) -> Bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import Candidate
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, SCALE, ZERO
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, PREVIOUS, SCALE, ZERO
 from deltackpt.format.record import Need
 from deltackpt.format.record_meta import MAX_NEEDS, put_meta
 from deltackpt.pipeline.bases import BaseReader
@@ -100,22 +100,31 @@ def make_offers(position: int, members: Sequence[Member], bases: BaseReader, max
 
 def _partnerships(task: BlockTask, members: Sequence[Member]) -> Iterator[tuple[int, list[_Slot]]]:
     """Predictors that take partners, and what fills their slots."""
-    partners = task.partners
+    partners, own = task.partners, _base_slot(0, task)
+    first, second, momentum = partners.exp_avg, partners.exp_avg_sq, partners.momentum
     if partners.master is not None:
         yield CAST, [_Slot.of(0, members, partners.master)]
-    elif partners.exp_avg is not None and partners.exp_avg_sq is not None:
-        moments = [_Slot.of(1, members, partners.exp_avg), _Slot.of(2, members, partners.exp_avg_sq)]
-        if own := _base_slot(0, task):
-            yield ADAM_WEIGHT, [own, *moments]
-    elif partners.exp_avg is not None:
-        own, before = _base_slot(0, task), _base_slot(2, members[partners.exp_avg].task)
-        if own and before:
-            yield ADAM_SECOND, [own, _Slot.of(1, members, partners.exp_avg), before]
-    elif partners.exp_avg_sq is not None:
-        second = members[partners.exp_avg_sq]
-        scale = _base_slot(0, second.task) if second.depth is None else _Slot.of(0, members, partners.exp_avg_sq)
+    elif second is not None and first is None:
+        given = members[second]
+        scale = _base_slot(0, given.task) if given.depth is None else _Slot.of(0, members, second)
         if scale:
             yield SCALE, [scale]
+    elif own is None:
+        return
+    elif first is not None and second is not None:
+        moments = [_Slot.of(1, members, first), _Slot.of(2, members, second)]
+        yield ADAM_WEIGHT, [own, *moments]
+        before = [_base_slot(3, members[first].task), _base_slot(4, members[second].task)]
+        if all(before):
+            yield LINEAR, [own, *moments, *(slot for slot in before if slot)]
+    elif first is not None:
+        if before_first := _base_slot(2, members[first].task):
+            yield ADAM_SECOND, [own, _Slot.of(1, members, first), before_first]
+        yield LINEAR, [own, _Slot.of(1, members, first)]
+    elif momentum is not None:
+        yield LINEAR, [own, _Slot.of(1, members, momentum)]
+        if before_momentum := _base_slot(3, members[momentum].task):
+            yield LINEAR, [own, _Slot.of(1, members, momentum), before_momentum]
 
 
 def _base_slot(number: int, task: BlockTask) -> _Slot | None:
@@ -154,21 +163,25 @@ def _offer(
     bases: BaseReader,
 ) -> Offer | None:
     """An offer whose slots are each one whole block; None where one of them cannot be had."""
-    needs, inputs, read = [], {}, 0
+    needs, inputs, read, near = [], {}, 0, True
     for slot in slots:
         if isinstance(slot.source, int):
             member = members[slot.source]
             if member.depth is None:
                 return None
             data, address = member.data, member.address
+            near &= member.task.item.artifact == task.item.artifact
             if member.task.item.artifact == "optim" != task.item.artifact:
                 read += member.stored
         else:
             found = bases.read(slot.source)
             if found is None:
                 return None
-            data, address = found, slot.source.address
+            data, address, near = found, slot.source.address, False
+            if slot.number and task.item.artifact != "optim":
+                # A moment of the base: its record is about as long as this one of this step.
+                read += data.size
         needs.append(Need(slot.number, slot.dtype.code, address, None))
         inputs[slot.number] = (slot.dtype, data)
-    candidate = Candidate(predictor, inputs, _needs_bytes(task.box.sizes, needs), read)
+    candidate = Candidate(predictor, inputs, _needs_bytes(task.box.sizes, needs), read, near)
     return Offer(candidate, tuple(needs), tuple(slot.source for slot in slots))

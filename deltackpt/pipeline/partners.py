@@ -1,4 +1,4 @@
-"""Which items of a save belong together: a weight, its optimizer's moments, and its 16-bit copies. Pure.
+"""Which items of a save belong together: a weight, what its optimizer keeps of it, and its 16-bit copies. Pure.
 
 They are saved as one group, block by block, so that each may be predicted from those before it. A wrong guess costs
 time but no bytes: a prediction that does not pay is not used.
@@ -14,7 +14,7 @@ from deltackpt.tensor.box import Box
 
 __all__ = ["ItemGroup", "Partners", "group_items"]
 
-_EXP_AVG, _EXP_AVG_SQ = "exp_avg", "exp_avg_sq"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")
 _MASTERS = ("weight", "master")
 _COPIES = ("bfloat16", "float16")
 
@@ -29,11 +29,18 @@ class Partners:
 
     exp_avg: int | None = None
     exp_avg_sq: int | None = None
+    momentum: int | None = None
     master: int | None = None
 
 
-# Of a first and a second moment.
-_MOMENTS = (Partners(exp_avg_sq=1), Partners(exp_avg=0))
+# The kinds of state that an optimizer keeps of a parameter, each with its parts in the order of a group, and what they
+# are to each other and to the weight.
+_STATES = {
+    ("exp_avg", "exp_avg_sq"): (Partners(exp_avg_sq=1), Partners(exp_avg=0), Partners(exp_avg=0, exp_avg_sq=1)),
+    ("momentum",): (Partners(), Partners(momentum=0)),
+    # Lion's, which is a momentum in all but its name.
+    ("exp_avg",): (Partners(), Partners(momentum=0)),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,21 +71,20 @@ def group_items(items: Sequence[SaveItem]) -> list[ItemGroup]:
         members, partners = _group(weight, moments_of.get(weight), [c for c, m in master_of.items() if m == weight])
         groups[min(members)] = ItemGroup(tuple(items[n] for n in members), tuple(partners))
         used.update(members)
-    for pair in moments.values():
-        if not used.intersection(pair):
-            groups[min(pair)] = ItemGroup(tuple(items[n] for n in pair), _MOMENTS)
-            used.update(pair)
+    for state in moments.values():
+        if not used.intersection(state.items):
+            groups[min(state.items)] = ItemGroup(tuple(items[n] for n in state.items), state.partners[:-1])
+            used.update(state.items)
     for number, item in enumerate(items):
         if number not in used:
             groups[number] = ItemGroup((item,), (Partners(),))
     return [groups[first] for first in sorted(groups)]
 
 
-def _group(weight: int, moments: tuple[int, int] | None, copies: list[int]) -> tuple[list[int], list[Partners]]:
-    members = [*(moments or ()), weight, *copies]
-    partners = [*_MOMENTS] if moments else []
-    position = len(partners)
-    partners.append(Partners(exp_avg=0, exp_avg_sq=1) if moments else Partners())
+def _group(weight: int, state: _State | None, copies: list[int]) -> tuple[list[int], list[Partners]]:
+    members = [*(state.items if state else ()), weight, *copies]
+    partners = [*(state.partners if state else (Partners(),))]
+    position = len(partners) - 1
     partners.extend(Partners(master=position) for _ in copies)
     return members, partners
 
@@ -106,35 +112,53 @@ def _owner(item: SaveItem) -> _Owner | None:
     return _Owner(words[:position], ".".join(words[position + 1 : -1]), item.box)
 
 
-def _moments(items: Sequence[SaveItem]) -> dict[_Owner, tuple[int, int]]:
-    """The positions of exp_avg and exp_avg_sq of each parameter that has both."""
-    found: dict[str, dict[_Owner, int]] = {_EXP_AVG: {}, _EXP_AVG_SQ: {}}
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The tensors that an optimizer keeps of one parameter.
+
+    Attributes:
+        items: their positions, in the order of a group.
+        partners: theirs, and those of the weight at the end.
+    """
+
+    items: tuple[int, ...]
+    partners: tuple[Partners, ...]
+
+
+def _moments(items: Sequence[SaveItem]) -> dict[_Owner, _State]:
+    """What there is of each parameter that has one of the known kinds of state."""
+    found: dict[_Owner, dict[str, int]] = {}
     for number, item in enumerate(items):
-        owner = _owner(item) if item.role in found else None
+        owner = _owner(item) if any(item.role in kind for kind in _STATES) else None
         if owner is not None:
-            found[item.role][owner] = number
-    first, second = found[_EXP_AVG], found[_EXP_AVG_SQ]
-    return {owner: (first[owner], second[owner]) for owner in first if owner in second}
+            found.setdefault(owner, {})[item.role] = number
+    states = {}
+    for owner, roles in found.items():
+        kind = next((kind for kind in _STATES if set(kind) == set(roles)), None)
+        if kind is not None:
+            states[owner] = _State(tuple(roles[role] for role in kind), _STATES[kind])
+    return states
 
 
-def _match_moments(items: Sequence[SaveItem], moments: Mapping[_Owner, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+def _match_moments(items: Sequence[SaveItem], moments: Mapping[_Owner, _State]) -> dict[int, _State]:
     """Weight to its moments: by name where the optimizer uses names, by order among equal boxes where it counts."""
     masters = [n for n, item in enumerate(items) if _is_master(item)]
     called = _by_suffix(items, masters)
-    found: dict[int, tuple[int, int]] = {}
-    counted: dict[tuple[tuple[str, ...], Box], list[tuple[int, tuple[int, int]]]] = {}
-    for owner, pair in moments.items():
+    found: dict[int, _State] = {}
+    counted: dict[tuple[tuple[str, ...], Box], list[tuple[int, _State]]] = {}
+    for owner, state in moments.items():
         if owner.parameter.isdigit():
-            counted.setdefault((owner.optimizer, owner.box), []).append((int(owner.parameter), pair))
+            counted.setdefault((owner.optimizer, owner.box), []).append((int(owner.parameter), state))
             continue
         weight = called.get((tuple(owner.parameter.split(".")), owner.box))
         if weight is not None:
-            found.setdefault(weight, pair)
-    for (_, box), pairs in counted.items():
+            found.setdefault(weight, state)
+    for (_, box), states in counted.items():
         free = [n for n in masters if n not in found and items[n].box == box]
         # Copies, such as averages, lie elsewhere in the state and have the same boxes: one container is the model.
         same = [n for n in free if items[n].artifact == items[free[0]].artifact]
-        found.update(zip(same, (pair for _, pair in sorted(pairs)), strict=False))
+        ordered = sorted(states, key=lambda numbered: numbered[0])
+        found.update(zip(same, (state for _, state in ordered), strict=False))
     return found
 
 
@@ -143,7 +167,7 @@ def _match_masters(items: Sequence[SaveItem]) -> dict[int, int]:
     called = _by_suffix(items, [n for n, item in enumerate(items) if _is_master(item)])
     found = {}
     for number, item in enumerate(items):
-        if item.kind == "tensor" and item.dtype.name in _COPIES and item.role not in (_EXP_AVG, _EXP_AVG_SQ):
+        if item.kind == "tensor" and item.dtype.name in _COPIES and item.role not in _MOMENTS:
             words = _words(item.place)
             ends = (called.get((words[start:], item.box)) for start in range(len(words)))
             master = next((end for end in ends if end is not None), None)

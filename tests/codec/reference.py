@@ -100,3 +100,34 @@ def adam_second(base: int, first: int, before: int, beta1: float, beta2: float) 
     g = divide(of_word(first) - beta1 * of_word(before), 1 - beta1)
     found = f32(f32(of_word(base) * f32(beta2)) + (1 - beta2) * (g * g))
     return base if math.isnan(found) else to_word(found)
+
+
+# Predictors 5 and 6.
+
+
+def scale_context(word: int, name: str) -> int:
+    exponent = word >> {"float32": 23, "bfloat16": 7}[name] & 0xFF
+    return (exponent + 1) // 2
+
+
+Term = tuple[int, int, int, float, float]  # op, a, b, constant, coefficient
+
+
+def linear(words: Sequence[int], terms: Sequence[Term]) -> int:
+    """One word from those of the slots, by number."""
+    total: float | None = None
+    for op, a, b, constant, coefficient in terms:
+        x, y = of_word(words[a]), of_word(words[b])
+        if op == 0:
+            feature = x
+        elif op == 1:
+            feature = x * y
+        elif op == 2:
+            feature = divide(x, square_root(y) + constant)
+        else:
+            difference = x - constant * y
+            feature = difference if math.isnan(difference) else float((difference > 0) - (difference < 0))
+        product = coefficient * feature
+        total = product if total is None else total + product
+    assert total is not None
+    return words[0] if math.isnan(total) else to_word(total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deltackpt.codec import Candidate, Choice, decode_block, encode_block
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, MEAN, PREVIOUS, SCALE, predictor
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, MEAN, PREVIOUS, SCALE, predictor
 from deltackpt.codec.types import Shape, Slot
 from deltackpt.errors import CorruptObjectError
 from deltackpt.tensor.dtypes import DType, by_name
@@ -127,6 +128,67 @@ def test_the_cast_is_torchs_for_every_kind_of_number(name: str) -> None:
     assert np.isnan(got[is_nan].view("<f2")).all() if name == "float16" else (got[is_nan] == 0x7FC0).all()
 
 
+def momentum_steps(steps: int, **options: Any) -> tuple[Moments, Moments]:
+    """The weight and momentum of a matrix before and after the last of some steps of SGD on noisy gradients."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(96, 64) * 0.02)
+    sgd = torch.optim.SGD([weight], lr=0.03, momentum=0.9, **options)
+    before: Moments = {}
+    for step in range(steps):
+        if step == steps - 1:
+            before = {"m": sgd.state[weight]["momentum_buffer"].clone(), "w": weight.detach().clone()}
+        weight.grad = torch.randn(96, 64) * torch.rand(96, 1) + 0.1 * weight.detach()
+        sgd.step()
+    return before, {"m": sgd.state[weight]["momentum_buffer"].clone(), "w": weight.detach().clone()}
+
+
+def slots_from(**tensors: torch.Tensor) -> dict[int, tuple[DType, Bytes]]:
+    """Inputs of predictor linear, by what they are."""
+    numbers = {"base": 0, "first": 1, "second": 2, "first_before": 3, "second_before": 4}
+    return {numbers[name]: (F32, as_words(tensor)) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.01}, {"dampening": 0.5}])
+def test_one_step_of_momentum_costs_next_to_nothing(options: dict[str, float]) -> None:
+    before, after = momentum_steps(6, **options)
+    inputs = slots_from(base=before["w"], first=after["m"])
+    assert bits_and_round_trip(as_words(after["w"]), F32, LINEAR, inputs) < 2
+
+
+def test_nesterov_takes_the_momentum_before_too() -> None:
+    before, after = momentum_steps(6, nesterov=True)
+    inputs = slots_from(base=before["w"], first=after["m"], first_before=before["m"])
+    assert bits_and_round_trip(as_words(after["w"]), F32, LINEAR, inputs) < 2.5
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.95, 0.98)])
+def test_one_step_of_lion_costs_next_to_nothing(betas: tuple[float, float]) -> None:
+    """``w' = w (1 - rate decay) - rate sign(b1 m + (1 - b1) g)``, ``m' = b2 m + (1 - b2) g``."""
+    torch.manual_seed(0)
+    weight, first, gradient = (torch.randn(96, 64) * size for size in (0.02, 1e-3, 1e-2))
+    moved = weight * (1 - 1e-4 * 0.1) - 1e-4 * torch.sign(betas[0] * first + (1 - betas[0]) * gradient)
+    after = betas[1] * first + (1 - betas[1]) * gradient
+    inputs = slots_from(base=weight, first=after, first_before=first)
+    assert bits_and_round_trip(as_words(moved), F32, LINEAR, inputs) < 2
+
+
+def test_some_steps_of_adam_cost_less_than_a_difference() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(128, 128) * 0.02)
+    adam = torch.optim.AdamW([weight], lr=1e-3, betas=(0.9, 0.95))
+    states = []
+    for step in range(40):
+        weight.grad = torch.randn(128, 128) * torch.rand(128, 1)
+        adam.step()
+        if step in (35, 39):
+            state = adam.state[weight]
+            states.append((weight.detach().clone(), state["exp_avg"].clone(), state["exp_avg_sq"].clone()))
+    (w0, m0, v0), (w1, m1, v1) = states
+    inputs = slots_from(base=w0, first=m1, second=v1, first_before=m0, second_before=v0)
+    alone = bits_and_round_trip(as_words(w1), F32, PREVIOUS, {0: inputs[0]})
+    assert bits_and_round_trip(as_words(w1), F32, LINEAR, inputs) < alone - 0.7
+
+
 def scaled(name: str) -> tuple[DType, Bytes, dict[int, tuple[DType, Bytes]]]:
     """First moments of widely different sizes, and second ones of the size of their squares."""
     torch.manual_seed(0)
@@ -162,11 +224,16 @@ def fitted(number: int, data: Bytes, inputs: Mapping[int, tuple[DType, Bytes]]) 
     shape = Shape(F32, data.size // 4)
     slots = {slot: Slot(dtype, part.view(dtype.word)) for slot, (dtype, part) in inputs.items()}
     found = predictor(number, source="test").fit(data.view("<u4"), shape, slots)
-    return bytes({ADAM_WEIGHT: 20, ADAM_SECOND: 16}.get(number, 0)) if found is None else found
+    plain = {ADAM_WEIGHT: bytes(20), ADAM_SECOND: bytes(16), LINEAR: b"\2" + bytes(19) + b"\1\1\2" + bytes(16)}
+    return plain.get(number, b"") if found is None else found
 
 
 @given(
-    words=WORDS, base=WORDS, first=WORDS, second=WORDS, number=st.sampled_from([ADAM_WEIGHT, ADAM_SECOND, SCALE, MEAN])
+    words=WORDS,
+    base=WORDS,
+    first=WORDS,
+    second=WORDS,
+    number=st.sampled_from([ADAM_WEIGHT, ADAM_SECOND, SCALE, LINEAR, MEAN]),
 )
 def test_anything_at_all_comes_back(
     words: list[int], base: list[int], first: list[int], second: list[int], number: int
@@ -213,6 +280,17 @@ def test_predictions_do_not_depend_on_the_threads_flags(number: int) -> None:
         (ADAM_WEIGHT, (0, 1, 2), bytes(19)),
         (ADAM_SECOND, (0, 1, 2), bytes(20)),
         (ADAM_SECOND, (1, 2), bytes(16)),
+        (LINEAR, (0,), b""),
+        (LINEAR, (0,), b"\0"),
+        (LINEAR, (0,), b"\1" + bytes(18)),
+        (LINEAR, (0,), b"\2" + bytes(19)),
+        (LINEAR, (0,), b"\x09" + bytes(9 * 19)),
+        (LINEAR, (0,), b"\1\4" + bytes(18)),
+        (LINEAR, (0,), b"\1\0\0\1" + bytes(16)),
+        (LINEAR, (0, 1), b"\1" + bytes(19)),
+        (LINEAR, (0,), b"\1\0\1" + bytes(17)),
+        (LINEAR, (1,), b"\1\0\1" + bytes(17)),
+        (LINEAR, (0, 5), b"\1\0\5" + bytes(17)),
         (SCALE, (0,), b"x"),
         (SCALE, (1,), b""),
         (SCALE, (), b""),

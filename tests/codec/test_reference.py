@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deltackpt.codec import registry
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, SCALE
 from deltackpt.codec.types import Shape, Slot
 from deltackpt.tensor.dtypes import by_name
 from tests.codec import reference
@@ -80,6 +80,42 @@ def test_adam_second(triples: list[tuple[int, int, int]], beta1: float, beta2: f
     slots = [list(column) for column in zip(*triples, strict=True)]
     expected = [reference.adam_second(v, m, before, beta1, beta2) for v, m, before in triples]
     assert predict(ADAM_SECOND, "float32", slots, params) == expected
+
+
+@given(
+    rows=st.lists(st.tuples(*[WORDS] * 5), min_size=1, max_size=20),
+    terms=st.lists(
+        st.tuples(
+            st.integers(1, 3),
+            st.integers(0, 4),
+            st.integers(0, 4),
+            st.sampled_from([0.0, 1e-8, 0.9]) | st.floats(),
+            st.sampled_from([1.0, -3e-4]) | st.floats(),
+        )
+        | st.tuples(st.just(0), st.integers(0, 4), st.just(0), st.just(0.0), st.floats()),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_linear(rows: list[tuple[int, ...]], terms: list[reference.Term]) -> None:
+    params = bytes([len(terms)]) + b"".join(struct.pack("<BBBdd", *term) for term in terms)
+    used = {0} | {slot for op, a, b, *_ in terms for slot in ((a, b) if op else (a,))}
+    inputs = {slot: Slot(F32, np.array([row[slot] for row in rows], "<u4")) for slot in used}
+    found = registry.predictor(LINEAR, source="x").predict(Shape(F32, len(rows)), inputs, params, source="x").values
+    assert found is not None
+    assert found.tolist() == [reference.linear(row, terms) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@given(words=st.lists(WORDS, min_size=1, max_size=100))
+def test_scale(name: str, words: list[int]) -> None:
+    dtype = by_name(name)
+    array = np.array([word >> (32 - 8 * dtype.word_bytes) for word in words], dtype.word)
+    shape = Shape(by_name("float16"), len(words))
+    found = registry.predictor(SCALE, source="x").predict(shape, {0: Slot(dtype, array)}, b"", source="x")
+    assert found.values is None
+    assert found.context is not None
+    assert found.context.tolist() == [reference.scale_context(int(word), name) for word in array]
 
 
 def test_adam_over_more_than_one_chunk() -> None:

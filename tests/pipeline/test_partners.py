@@ -15,7 +15,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save
 
 import deltackpt
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, PREVIOUS, SCALE, ZERO
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, PREVIOUS, SCALE, ZERO
 from deltackpt.dcp import DeltaStorageWriter
 from deltackpt.dcp.entries import classify_entries
 from deltackpt.pipeline.decode import chain_of
@@ -116,7 +116,7 @@ def test_moments_without_a_weight_still_belong_together() -> None:
 
 
 FLOAT32, BFLOAT16 = by_name("float32"), by_name("bfloat16")
-ROLES = ["weight", "master", "exp_avg", "exp_avg_sq", "other"]
+ROLES = ["weight", "master", "exp_avg", "exp_avg_sq", "momentum", "other"]
 
 
 @given(
@@ -142,7 +142,7 @@ def test_every_item_is_in_one_group_with_items_of_its_box(
     for group in groups:
         assert len({item.box for item in group.items}) == 1
         for position, partners in enumerate(group.partners):
-            for partner in (partners.exp_avg, partners.exp_avg_sq, partners.master):
+            for partner in (partners.exp_avg, partners.exp_avg_sq, partners.momentum, partners.master):
                 moments = {group.items[position].role, group.items[partner or 0].role} == {"exp_avg", "exp_avg_sq"}
                 assert partner is None or partner < position or moments
 
@@ -215,6 +215,29 @@ def test_the_order_of_moments_is_the_one_that_pays() -> None:
     assert SCALE in predictors(store, 42, "optim.state.0.exp_avg")
     for step, tensor in kept:
         assert torch.equal(store.step(step).tensor("optim.state.0.exp_avg"), tensor)
+    assert store.verify(deep=True).ok
+
+
+def test_weights_follow_from_their_momentum() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(96, 96)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    store = deltackpt.Store.create("memory://momentum", key_every=8)
+    kept = []
+    for step in range(4):
+        model(torch.randn(64, 96)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        kept.append(model.weight.detach().clone())
+        state = {"model": model.state_dict(), "optim": optimizer.state_dict()}
+        save(state, storage_writer=DeltaStorageWriter(store, step=step), no_dist=True)
+    groups = group_items(items_of({"model": model.state_dict(), "optim": optimizer.state_dict()}))
+    assert names(groups) == {
+        (f"optim.state.{number}.momentum_buffer", f"model.{name}") for number, name in enumerate(("weight", "bias"))
+    }
+    assert LINEAR in predictors(store, 2, "model.weight")
+    for step, weight in enumerate(kept):
+        assert torch.equal(store.step(step).tensor("model.weight"), weight)
     assert store.verify(deep=True).ok
 
 
