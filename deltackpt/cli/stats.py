@@ -11,8 +11,8 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size
 from deltackpt.store.stats import Share, StepStats, StoreStats
+from deltackpt.text import count, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 
