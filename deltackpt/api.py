@@ -15,6 +15,7 @@ from deltackpt.backend.url import open_backend
 from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import Entry, Manifest, Metric
+from deltackpt.pipeline.diff import StepDiff, diff_steps
 from deltackpt.pipeline.protect import ProtectReport, protect_store
 from deltackpt.pipeline.prune import PruneReport, prune_store
 from deltackpt.pipeline.repair import RepairReport, repair_store
@@ -341,6 +342,39 @@ class Store:
         """
         trusted = None if signed_by is None else TrustedKey.read(signed_by)
         return verify_store(self._opened, deep=deep, trusted=trusted, threads=default_threads(), progress=progress)
+
+    def diff(
+        self,
+        a: int | str,
+        b: int | str,
+        *,
+        prefix: str = "",
+        whole: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> StepDiff:
+        """What changed from step ``a`` to step ``b``, tensor by tensor and layer by layer.
+
+        Blocks with the same bytes are not read, so that norms are those of the other blocks.
+
+        Args:
+            prefix: only tensors and objects whose FQN starts with it.
+            whole: whether to read all blocks, for the norms of whole tensors.
+            progress: called with the blocks done and the blocks in all.
+
+        Raises:
+            StepNotFoundError: there is no such step.
+            TensorNotFoundError: nothing in either step starts with ``prefix``.
+            CorruptObjectError, MissingObjectError: a record is damaged or gone.
+        """
+        return diff_steps(
+            self._opened,
+            self.step(a).manifest,
+            self.step(b).manifest,
+            prefix=prefix,
+            whole=whole,
+            threads=default_threads(),
+            progress=progress,
+        )
 
     def stats(self, *, progress: Callable[[int, int], None] | None = None) -> StoreStats:
         """Where the bytes are: by role, step, coder and predictor; what is dead; what a lost pack would take along.

@@ -110,7 +110,7 @@ def with_steps(keys: set[str], prefix: str) -> set[str]:
     return (keys - {prefix}) | {f"{prefix}.{key}".lstrip(".") for key in documented_keys("The step object")}
 
 
-COMMANDS = ["init", "log", "show", "restore", "stats", "verify", "protect", "keygen", "sign", "doctor"]
+COMMANDS = ["init", "log", "show", "restore", "diff", "stats", "verify", "protect", "keygen", "sign", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -128,6 +128,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         "log": [store, "--all"],
         "show": [store, "300"],
         "restore": [store, "100", "--out", tmp_path / "out"],
+        "diff": [store, "100", "100"],
         "stats": [store],
         "verify": [store, "--deep", "--repair", "--from", tmp_path / "copy"],
         "protect": [store],

@@ -42,3 +42,11 @@ def test_getting_files_out(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DELTACKPT_CACHE", "")  # a page may set it
     run_page(page)
+
+
+def test_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page("history.md")
+    layer, same, duplicates = capsys.readouterr().out.splitlines()
+    assert layer == "model.layers.0 2 0.5 8.0 1.0 1.0"
+    assert (same, duplicates) == ("['model.layers.0.frozen']", "1")
