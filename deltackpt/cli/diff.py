@@ -10,9 +10,9 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size
 from deltackpt.pipeline.diff import StepDiff, TensorDiff
 from deltackpt.pipeline.diff_sums import ChangeSums, add_up
+from deltackpt.text import count, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 
