@@ -38,10 +38,11 @@ def as_float64(data: NDArray[np.uint8], dtype: DType) -> Floats:
     Returns:
         a new array of shape (n,), n the number of elements, or twice that.
     """
-    if dtype.name in _NATIVE:
-        return data.view(_NATIVE[dtype.name]).astype(np.float64)
-    if dtype.name == "bfloat16":
-        return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        if dtype.name in _NATIVE:
+            return data.view(_NATIVE[dtype.name]).astype(np.float64)
+        if dtype.name == "bfloat16":
+            return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     if dtype.name == "float4_e2m1fn_x2":
         return _table(dtype.name)[np.stack([data & 15, data >> 4], axis=1).reshape(-1)]
     return _table(dtype.name)[data]
