@@ -9,11 +9,6 @@ static uint32_t symbol_index(const dk_block *block, const dk_plan *plan, uint64_
     return c << 8 | (high < DK_ESCAPE ? high : DK_ESCAPE);
 }
 
-void dk_index_row_scalar(const dk_block *block, const dk_plan *plan, uint64_t start, uint16_t *index)
-{
-    for (uint64_t i = 0; i < DK_LANES; i++) index[i] = (uint16_t)symbol_index(block, plan, start + i);
-}
-
 void dk_count(const dk_block *block, const dk_plan *plan, dk_index_row index_row, uint64_t samples,
               uint32_t turns[DK_TURNS * DK_CELLS], uint32_t counts[DK_CELLS])
 {

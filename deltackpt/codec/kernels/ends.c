@@ -1,4 +1,4 @@
-/* The inner loops in plain C: the portable variant, and the ends of blocks in the others. */
+/* One element after another: ends of blocks, and blocks of few lanes, in all variants. */
 #include "rans.h"
 
 /* Where the raw bits of element i go: the lowest 16 to wide, the next 8 to byte, the next 4 to nibble, each if there. */
@@ -117,16 +117,4 @@ int dk_decode_some(const dk_block *block, const dk_plan *plan, const uint32_t *t
         put_value(block, out, i, z | high << at, p);
     }
     return 0;
-}
-
-int dk_encode_rows_scalar(const dk_block *block, const dk_plan *plan, const dk_encode_table *table, dk_encoder *e,
-                          uint64_t start, uint64_t rows)
-{
-    return dk_encode_some(block, plan, table, e, start, rows * DK_LANES);
-}
-
-int dk_decode_rows_scalar(const dk_block *block, const dk_plan *plan, const uint32_t *table, dk_decoder *d, uint8_t *out,
-                          uint64_t start, uint64_t rows)
-{
-    return dk_decode_some(block, plan, table, d, out, start, rows * DK_LANES);
 }
