@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test conformance lint pytest sanitize format bench codecs clean
+.PHONY: help venv demo test conformance lint pytest sanitize aarch64 format bench codecs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP) ## make .venv with the package and the pinned versions of all it needs
 
@@ -52,6 +52,9 @@ sanitize: ## fuzz the C kernels under address and undefined-behaviour sanitizers
 	@mkdir -p build
 	$(CC) $(CC_SANITIZE) -I$(KERNELS) $(KERNELS)/*.c tests/kernels/fuzz.c -o build/fuzz-kernels -lm
 	build/fuzz-kernels $(BLOCKS)
+
+aarch64: ## compare the C kernels on aarch64, under qemu-user, with this machine's
+	@PYTHON="$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON))" CC="$(CC)" tests/kernels/aarch64.sh
 
 format: venv ## format the code and sort its imports
 	$(BIN)/ruff check --fix
