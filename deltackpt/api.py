@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltackpt.backend.url import open_backend
-from deltackpt.errors import TensorNotFoundError
-from deltackpt.format.keys import StepKey
+from deltackpt.errors import InvalidArgumentError, TensorNotFoundError
+from deltackpt.format.keys import StepKey, check_branch
 from deltackpt.format.manifest import Entry, Manifest, Metric
 from deltackpt.pipeline.diff import StepDiff, diff_steps
 from deltackpt.pipeline.protect import ProtectReport, protect_store
@@ -21,6 +21,7 @@ from deltackpt.pipeline.prune import PruneReport, prune_store
 from deltackpt.pipeline.repair import RepairReport, repair_store
 from deltackpt.pipeline.save import SaveSettings, default_threads
 from deltackpt.pipeline.verify import VerifyReport, verify_store
+from deltackpt.store.base_cache import parse_base_memory
 from deltackpt.store.branches import delete_branch, make_branch
 from deltackpt.store.catalog import DEFAULT_BRANCH, find_step, parse_step, visible_steps
 from deltackpt.store.listing import ListedStep, describe_step, list_steps, log_damaged
@@ -36,6 +37,7 @@ from deltackpt.store.stats import StoreStats, collect_stats
 if TYPE_CHECKING:
     import torch
 
+    from deltackpt.formats.importing.report import ImportReport, Meter
     from deltackpt.formats.source import StepSource
     from deltackpt.formats.state import Index
     from deltackpt.formats.step_files import StepFile, StepFiles
@@ -324,6 +326,62 @@ class Store:
             dry_run=dry_run,
             progress=progress,
         )
+
+    def import_checkpoints(
+        self,
+        sources: Sequence[str | os.PathLike[str]],
+        *,
+        branch: str = DEFAULT_BRANCH,
+        pattern: str | None = None,
+        step: int | None = None,
+        strict: bool = False,
+        overwrite: bool = False,
+        remove_source: bool = False,
+        dry_run: bool = False,
+        threads: int | None = None,
+        base_memory: int | str = 512 << 20,
+        progress: Callable[[Meter], None] | None = None,
+    ) -> ImportReport:
+        """Take in checkpoints that lie on disk as files, byte for byte, in order of their steps.
+
+        What each is and which step it is, its files and names tell (``docs/import.md``). A step that is there with the
+        same files is left as it is; one that cannot be imported is in the report, and the others are imported.
+
+        Args:
+            sources: files and folders, each a checkpoint or a folder of many.
+            pattern: which paths in the sources are checkpoints, with ``{step}`` for the number: ``"ckpt_{step}.pt"``.
+            step: the number of the only checkpoint there is, where its name does not say it.
+            strict: whether a checkpoint that lacks files is refused.
+            overwrite: whether a step that holds other files is replaced.
+            remove_source: whether each source is removed once its step was read back and compared with it.
+            dry_run: whether only to say what would be imported.
+            threads: by default one a core.
+            base_memory: bytes of memory for blocks that the next step is predicted from, or ``"auto"``.
+            progress: called, from any thread, whenever there is progress.
+
+        Raises:
+            InvalidArgumentError: a source is not there or holds no checkpoint, or an argument makes no sense.
+            BackendError: the store cannot be written.
+        """
+        from deltackpt.formats.importing.report import ImportReport
+        from deltackpt.formats.importing.run import ImportSettings, plan_of, run_import
+        from deltackpt.formats.layouts.discover import discover
+
+        workers = default_threads() if threads is None else threads
+        save = SaveSettings(workers, parse_base_memory(base_memory))
+        settings = ImportSettings(check_branch(branch), strict, overwrite, remove_source, save)
+        found = discover([Path(source) for source in sources], pattern=pattern, step=step)
+        skipped = [(skip.path, skip.reason) for skip in found.skipped]
+        if not found.checkpoints:
+            reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:3])
+            raise InvalidArgumentError(
+                f"there is no checkpoint in it{f' ({reasons})' if reasons else ''}",
+                where=", ".join(map(str, sources)),
+                hint="name the folder that holds the checkpoints, or say which paths are some with a pattern",
+            )
+        if dry_run:
+            return ImportReport([plan_of(one) for one in found.checkpoints], skipped)
+        return run_import(self._opened, found.checkpoints, settings, skipped=skipped, changed=progress)
 
     def verify(
         self,

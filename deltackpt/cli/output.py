@@ -16,14 +16,22 @@ from typing import Any, TextIO, cast
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from deltackpt.errors import BackendError
 from deltackpt.text import format_size, shown
 
-__all__ = ["Output", "OutputClosedError", "Tick", "json_value", "plain_table"]
+__all__ = ["Output", "OutputClosedError", "Report", "Tick", "json_value", "plain_table"]
 
 # Wider than any line, so that a pipe gets each whole.
 _UNBOUNDED = 1 << 20
@@ -32,6 +40,9 @@ _UNBOUNDED = 1 << 20
 _FOLDED_ROWS = 500
 
 Tick = Callable[[int, "int | None"], None]
+
+Report = Callable[[int, "int | None", str], None]
+"""As ``Tick``, with a few words on what was reached so far."""
 
 
 class OutputClosedError(Exception):
@@ -125,6 +136,21 @@ class Output:
         Yields:
             A function to call, from any thread, with how much is done and how much there is (None: not known).
         """
+        with self._bar(what, size, (TimeElapsedColumn(),)) as report:
+            yield None if report is None else lambda done, total: report(done, total, "")
+
+    @contextmanager
+    def transfer(self, what: str) -> Iterator[Report | None]:
+        """Show how many bytes were taken, the rate and the time left, on a terminal only; gives None elsewhere.
+
+        Yields:
+            A function to call, from any thread, with how much is done, how much there is, and words to show.
+        """
+        with self._bar(what, True, (TransferSpeedColumn(), TimeRemainingColumn())) as report:
+            yield report
+
+    @contextmanager
+    def _bar(self, what: str, size: bool, times: Sequence[ProgressColumn]) -> Iterator[Report | None]:
         if not self._err.is_terminal:
             yield None
             return
@@ -132,17 +158,18 @@ class Output:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[amount]}", markup=False),
-            TimeElapsedColumn(),
+            *times,
+            TextColumn("{task.fields[words]}", markup=False),
         )
         with Progress(*columns, console=self._err, transient=True) as bar:
-            task = bar.add_task(shown(what), total=None, amount="")
+            task = bar.add_task(shown(what), total=None, amount="", words="")
 
-            def tick(done: int, total: int | None) -> None:
+            def report(done: int, total: int | None, words: str) -> None:
                 done = done if total is None else min(done, total)
                 parts = [format_size(n) if size else str(n) for n in (done, total) if n is not None]
-                bar.update(task, completed=done, total=total, amount=" / ".join(parts))
+                bar.update(task, completed=done, total=total, amount=" / ".join(parts), words=words)
 
-            yield tick
+            yield report
 
 
 class _Guarded:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deltackpt import Store, errors
 from deltackpt.store.signing_keys import make_keys
@@ -56,9 +58,11 @@ def fits(lines: list[str], pattern: list[str]) -> bool:
     return re.fullmatch(expected, " ".join(lines[0].split())) is not None and fits(lines[1:], pattern[1:])
 
 
-@pytest.mark.parametrize(("page", "least"), [("cli.md", 8), ("repair.md", 3)])
+@pytest.mark.parametrize(("page", "least"), [("cli.md", 8), ("repair.md", 3), ("import.md", 6)])
 def test_the_examples_work(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, least: int) -> None:
     monkeypatch.chdir(tmp_path)
+    if page == "import.md":
+        make_checkpoints(tmp_path)
     commands = 0
     names = {"__name__": "example"}
     for language, text in blocks(page):
@@ -75,6 +79,19 @@ def test_the_examples_work(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert fits((ran.out + ran.err).splitlines(), shown), f"{command}\n{ran.out}{ran.err}"
             commands += 1
     assert commands >= least
+
+
+def make_checkpoints(folder: Path) -> None:
+    """The checkpoints that the page on imports speaks of."""
+    for step in (1000, 2000, 1):
+        weights = {"wte.weight": torch.linspace(1, 2, 4096) * (1 + step * 1e-6)}
+        made = folder / ("weights" if step == 1 else "checkpoints") / f"step{step}-unsharded"
+        made.mkdir(parents=True)
+        (made / "config.yaml").write_text("run_name: small")
+        torch.save(weights, made / "model.pt")
+        if step > 1:
+            torch.save({"state": {"wte.weight": {"exp_avg": weights["wte.weight"] / 8}}}, made / "optim.pt")
+            torch.save({"global_step": step}, made / "train.pt")
 
 
 def section(title: str) -> str:
@@ -110,7 +127,33 @@ def with_steps(keys: set[str], prefix: str) -> set[str]:
     return (keys - {prefix}) | {f"{prefix}.{key}".lstrip(".") for key in documented_keys("The step object")}
 
 
-COMMANDS = ["init", "log", "show", "restore", "diff", "stats", "verify", "protect", "keygen", "sign", "doctor"]
+def checkpoints(folder: Path) -> Path:
+    """Three checkpoints: one lacks files, one cannot be understood, one is damaged; and one that is unfinished."""
+    for step in (1, 2, 3):
+        (folder / f"step{step}-unsharded").mkdir(parents=True)
+    (folder / "step1-unsharded" / "config.yaml").write_text("run_name: small")
+    torch.save({}, folder / "step1-unsharded" / "model.pt")
+    with zipfile.ZipFile(folder / "step2-unsharded" / "model.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("archive/data.pkl", b"N.")
+    (folder / "step3-unsharded" / "model.pt").write_bytes(b"")
+    (folder / "step4-unsharded-tmp").mkdir()
+    return folder
+
+
+COMMANDS = [
+    "init",
+    "import",
+    "log",
+    "show",
+    "restore",
+    "diff",
+    "stats",
+    "verify",
+    "protect",
+    "keygen",
+    "sign",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -125,6 +168,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         flip(pack_of(store, 100, "model"), 70)
     options: dict[str, list[object]] = {
         "init": [tmp_path / "new"],
+        "import": [checkpoints(tmp_path / "checkpoints"), "--store", store, "--branch", "files"],
         "log": [store, "--all"],
         "show": [store, "300"],
         "restore": [store, "100", "--out", tmp_path / "out"],

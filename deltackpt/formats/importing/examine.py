@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from deltackpt.formats.importing.body import Body, cut_body
-from deltackpt.formats.importing.naming import FileNaming, Named, Names, artifact_of_path, name_tensors
+from deltackpt.formats.importing.naming import FileNaming, Named, Names, Wanted, artifact_of_path, name_tensors
 from deltackpt.formats.importing.regions import Region, RegionView, plan_regions
 from deltackpt.formats.importing.scan import scan
 from deltackpt.formats.parsers.found import ParsedFile
 from deltackpt.formats.parsers.source import SourceFile
 from deltackpt.formats.recipe import FileInfo, Segment, Structure, View, check_path, encode_structure
+from deltackpt.tensor.box import Box
 
 __all__ = ["ExaminedFile", "NamedRegion", "ScannedFile", "describe_file", "scan_file"]
 
@@ -42,6 +44,26 @@ class NamedRegion:
 
     region: Region
     named: Named
+
+    @property
+    def box(self) -> Box:
+        """Where it lies in its entry."""
+        part = self.region.part
+        return Box(
+            (0,) * len(self.region.shape) if part is None or not part.joined else part.offsets, self.region.shape
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of its entry."""
+        part = self.region.part
+        return self.region.shape if part is None or not part.joined else part.shape
+
+    @property
+    def first_byte(self) -> int:
+        """Where it begins in the bytes of its entry."""
+        first = sum(o * math.prod(self.shape[d + 1 :]) for d, o in enumerate(self.box.offsets))
+        return first * self.region.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,8 +113,8 @@ def describe_file(scanned: ScannedFile, naming: FileNaming, names: Names) -> Exa
     """
     file, path = scanned.file, scanned.path
     regions, views = plan_regions(scanned.parsed.tensors, str(file.path))
-    wanted = [(region.place, region.suffix) for region in regions]
-    wanted += [(view.tensor.place, "") for view in views]
+    wanted = [Wanted(region.place, region.suffix, region.part) for region in regions]
+    wanted += [Wanted(view.tensor.place) for view in views]
     given = name_tensors(wanted, path, naming, names)
     named = [NamedRegion(region, name) for region, name in zip(regions, given, strict=False)]
     segments, ranges = _segments(named, file.size)
@@ -124,7 +146,7 @@ def _segments(tensors: Sequence[NamedRegion], size: int) -> tuple[tuple[Segment,
             ranges.append((at, start - at))
             literals += start - at
         if tensor is not None:
-            segments.append(Segment(tensor.named.fqn, 0, tensor.region.length))
+            segments.append(Segment(tensor.named.fqn, tensor.first_byte, tensor.region.length))
             at = start + tensor.region.length
     return tuple(segments), ranges
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from deltackpt.formats.parsers.found import PartOf
 from deltackpt.pipeline.items import Place
 from deltackpt.tensor.roles import classify_all, marker_end, role_of
 
-__all__ = ["FileNaming", "Named", "Names", "artifact_of_path", "name_tensors"]
+__all__ = ["FileNaming", "Named", "Names", "Wanted", "artifact_of_path", "name_tensors"]
 
 # DeepSpeed's names for the float32 masters of a rank.
 _MASTERS: Final = frozenset({"single_partition_of_fp32_groups", "fp32_flat_groups", "fp32_groups_flat"})
@@ -59,11 +60,32 @@ class Named:
     path: Place
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A tensor of a file that needs a name.
+
+    Attributes:
+        place: where it is in the file's value.
+        suffix: what to add to its name.
+        part: of which tensor, spread over several files, it is a part.
+    """
+
+    place: Place
+    suffix: str = ""
+    part: PartOf | None = None
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it becomes a part of one entry."""
+        return self.part is not None and self.part.joined
+
+
 class Names:
     """The names given in a step: each once."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
+        self._shared: set[str] = set()
 
     def has(self, name: str) -> bool:
         """Whether the name is taken."""
@@ -76,6 +98,12 @@ class Names:
             name, number = f"{wanted}#{number}", number + 1
         self._given.add(name)
         return name
+
+    def share(self, wanted: str) -> str:
+        """The name of a tensor of which every part is given it."""
+        if wanted not in self._shared:
+            self._shared.add(self.give(wanted))
+        return wanted
 
 
 def artifact_of_path(path: str) -> str:
@@ -93,32 +121,49 @@ def artifact_of_path(path: str) -> str:
     return path
 
 
-def name_tensors(places: Sequence[tuple[Place, str]], path: str, naming: FileNaming, names: Names) -> list[Named]:
+def name_tensors(wanted: Sequence[Wanted], path: str, naming: FileNaming, names: Names) -> list[Named]:
     """The names of the tensors of one file, in their order.
 
     Args:
-        places: where each is in the file's value, and what to add to its name.
         path: of the file; its tensors' names begin with it where another file has taken one of them.
         names: those given in the step so far; the new ones are added.
     """
-    artifacts = _artifacts([place for place, _ in places], naming)
-    paths = [
-        (artifact, *(place if naming.artifact is not None else place[marker_end(place, artifact) :]))
-        for (place, _), artifact in zip(places, artifacts, strict=True)
-    ]
-    dotted = [_dotted(found) + suffix for found, (_, suffix) in zip(paths, places, strict=True)]
+    artifacts = _artifacts([tensor.place for tensor in wanted], naming)
+    paths = [_path(tensor, artifact, naming) for tensor, artifact in zip(wanted, artifacts, strict=True)]
+    dotted = [_dotted(tensor, found) for tensor, found in zip(wanted, paths, strict=True)]
     part = naming.part
-    if not part and any(names.has(name) for name in dotted):
+    if not part and any(names.has(name) for name, tensor in zip(dotted, wanted, strict=True) if not tensor.is_joined):
         part = path
-    prefix = f"{part}/" if part else ""
-    return [
-        Named(names.give(prefix + name), artifact, _role(found, artifact), _partner_place(found, part), found)
-        for name, found, artifact in zip(dotted, paths, artifacts, strict=True)
-    ]
+    named = []
+    for tensor, name, found, artifact in zip(wanted, dotted, paths, artifacts, strict=True):
+        if tensor.is_joined:
+            fqn, place = names.share(name), found
+        else:
+            fqn = names.give(f"{part}/{name}" if part else name)
+            place = _partner_place(found, part or ("" if tensor.part is None else _corner(tensor.part)))
+        named.append(Named(fqn, artifact, _role(found, artifact), place, found))
+    return named
 
 
-def _dotted(place: Place) -> str:
-    return ".".join(str(part) for part in place)
+def _path(tensor: Wanted, artifact: str, naming: FileNaming) -> Place:
+    if tensor.part is not None:
+        return tensor.place
+    return (
+        artifact,
+        *(tensor.place if naming.artifact is not None else tensor.place[marker_end(tensor.place, artifact) :]),
+    )
+
+
+def _dotted(tensor: Wanted, path: Place) -> str:
+    """The name without that of its file's part; DCP's own where DCP saved it."""
+    if tensor.part is None:
+        return ".".join(str(word) for word in path) + tensor.suffix
+    corner = "" if tensor.is_joined else f"@{_corner(tensor.part)}"
+    return tensor.part.name + corner + tensor.suffix
+
+
+def _corner(part: PartOf) -> str:
+    return "_".join(str(offset) for offset in part.offsets)
 
 
 def _role(path: Place, artifact: str) -> str:

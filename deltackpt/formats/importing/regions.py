@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deltackpt.errors import UnsafeFileError
-from deltackpt.formats.parsers.found import FoundTensor, Storage
+from deltackpt.formats.parsers.found import FoundTensor, PartOf, Storage
 from deltackpt.tensor.dtypes import DType
 
 __all__ = ["Region", "RegionView", "plan_regions"]
@@ -31,6 +31,7 @@ class Region:
         suffix: what to add to that name where the region is not that tensor itself.
         dtype, shape: of its elements in C order.
         start: of its first byte in the file.
+        part: of which tensor, spread over several files, it is a part.
         is_alias: whether another region is the same bytes and stands for them in the file.
     """
 
@@ -40,6 +41,7 @@ class Region:
     shape: tuple[int, ...]
     start: int
     length: int
+    part: PartOf | None = None
     is_alias: bool = False
 
 
@@ -103,12 +105,14 @@ def _cut(storage: Storage, tensors: Sequence[FoundTensor], regions: list[Region]
     for tensor in tensors:
         if tensor.numel == 0:
             # Nothing of it is in the file, wherever its storage says it begins.
-            regions.append(Region(tensor.place, "", tensor.dtype, tensor.shape, storage.start, 0, is_alias=True))
+            regions.append(
+                Region(tensor.place, "", tensor.dtype, tensor.shape, storage.start, 0, tensor.part, is_alias=True)
+            )
             continue
         start, end = _range(tensor)
         number = first.setdefault((start, end), len(regions))
         if number == len(regions):
-            regions.append(Region(tensor.place, "", tensor.dtype, tensor.shape, start, end - start))
+            regions.append(Region(tensor.place, "", tensor.dtype, tensor.shape, start, end - start, tensor.part))
         elif (regions[number].dtype, regions[number].shape) == (tensor.dtype, tensor.shape):
             regions.append(Region(tensor.place, "", tensor.dtype, tensor.shape, start, end - start, is_alias=True))
         else:

@@ -11,6 +11,7 @@ from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import ManifestHeader
 from deltackpt.formats.importing.examine import ExaminedFile, ScannedFile, describe_file, scan_file
 from deltackpt.formats.importing.naming import Names
+from deltackpt.formats.importing.parts import parsers_of, settle_parts
 from deltackpt.formats.importing.source import CheckpointFile, CheckpointSource
 from deltackpt.formats.importing.write import write_step
 from deltackpt.formats.parsers.recognise import parse_file
@@ -61,10 +62,11 @@ def examine_step(source: CheckpointSource, *, threads: int, progress: Progress) 
     mark = fingerprint(source)
 
     def scan(file: CheckpointFile) -> ScannedFile:
-        return scan_file(file.path, SourceFile(file.source), parse_file, progress)
+        return scan_file(file.path, SourceFile(file.source), parsers.get(file.path, parse_file), progress)
 
+    parsers = parsers_of(source.files)
     with ThreadPoolExecutor(threads, thread_name_prefix="deltackpt-scan") as executor:
-        scanned = list(executor.map(scan, source.files))
+        scanned = settle_parts(list(executor.map(scan, source.files)))
     names = Names()
     described = [describe_file(s, file.naming, names) for s, file in zip(scanned, source.files, strict=True)]
     return ExaminedStep(source, described, mark)

@@ -20,6 +20,7 @@ from deltackpt.pipeline.save import SaveSettings, write_items
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.commit import PlannedEntry, StepDraft, commit_step
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.pending import withdraw
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_name
 
@@ -52,56 +53,59 @@ def write_step(
         CommitConflictError: somebody else committed the step meanwhile.
     """
     items: list[SaveItem] = []
+    tensors: dict[str, list[NamedRegion]] = {}
     entries: list[PlannedEntry] = []
     for file in files:
         for tensor in file.tensors:
             items.append(_tensor_item(file, tensor, progress))
-            entries.append(_tensor_entry(tensor, store.options.block_elements))
+            tensors.setdefault(tensor.named.fqn, []).append(tensor)
         _add_file(file, items, entries, progress)
+    entries += [_tensor_entry(parts, store.options.block_elements) for parts in tensors.values()]
     receipt = write_items(store, items, branch=key.branch, step=key.step, writer=0, settings=settings, cache=cache)
-    for file in files:
-        if not file.file.is_unchanged():
-            raise DamagedFileError(
-                "the file changed while it was imported",
-                where=str(file.file.path),
-                hint="import it when nobody writes to it any more; nothing of this step was committed",
-            )
+    changed = next((file.file.path for file in files if not file.file.is_unchanged()), None)
+    if changed is not None:
+        withdraw(store, [receipt.pending.id])
+        raise DamagedFileError(
+            "the file changed while it was imported",
+            where=str(changed),
+            hint="import it when nobody writes to it any more; nothing of this step was committed",
+        )
     about = {"deltackpt": __version__, "files": len(files), **writer}
     return commit_step(store, StepDraft(key, entries, metrics, about), [receipt])
 
 
 def _tensor_item(file: ExaminedFile, tensor: NamedRegion, progress: Callable[[int], None]) -> SaveItem:
-    region, named = tensor.region, tensor.named
+    region, named, whole = tensor.region, tensor.named, tensor.box
     item = region.dtype.itemsize
     strides = [math.prod(region.shape[d + 1 :]) for d in range(len(region.shape))]
 
     def read(box: Box) -> Bytes:
-        first = sum(offset * stride for offset, stride in zip(box.offsets, strides, strict=True))
-        length = box.numel * item
-        # Blocks of a whole tensor are rows of it, one after another.
-        data = file.file.array(region.start + first * item, length)
-        progress(length)
+        corner = box.relative_to(whole).offsets
+        first = sum(offset * stride for offset, stride in zip(corner, strides, strict=True))
+        # A block is rows of its shard, one after another in the file.
+        data = file.file.array(region.start + first * item, box.numel * item)
+        progress(len(data))
         return data
 
-    box = Box.whole(region.shape)
-    return SaveItem(named.fqn, "tensor", region.dtype, box, named.artifact, named.role, named.place, read)
+    return SaveItem(named.fqn, "tensor", region.dtype, whole, named.artifact, named.role, named.place, read)
 
 
-def _tensor_entry(tensor: NamedRegion, block_elements: int) -> PlannedEntry:
-    named, region = tensor.named, tensor.region
-    return PlannedEntry(
-        _entry(
-            named.fqn,
-            "tensor",
-            named.artifact,
-            named.role,
-            region.dtype.code,
-            block_elements,
-            region.shape,
-            path=named.path,
-        ),
-        (Box.whole(region.shape),),
+def _tensor_entry(parts: Sequence[NamedRegion], block_elements: int) -> PlannedEntry:
+    """The entry of a tensor, whose parts may lie in several files."""
+    first = parts[0]
+    named = first.named
+    entry = _entry(
+        named.fqn,
+        "tensor",
+        named.artifact,
+        named.role,
+        first.region.dtype.code,
+        block_elements,
+        first.shape,
+        len(parts),
+        path=named.path,
     )
+    return PlannedEntry(entry, tuple(sorted((part.box for part in parts), key=lambda box: box.offsets)))
 
 
 def _add_file(

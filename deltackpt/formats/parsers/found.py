@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["Check", "FoundTensor", "ParsedFile", "Storage"]
+__all__ = ["Check", "FoundTensor", "ParsedFile", "PartOf", "Storage"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -17,6 +17,23 @@ class Storage:
 
     start: int
     length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartOf:
+    """Where a tensor of a file lies in a tensor that is spread over several.
+
+    Attributes:
+        name: that of the whole tensor.
+        shape: of the whole tensor.
+        offsets: of this part in it.
+        joined: whether the parts that there are make up the whole tensor, each of them rows of it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+    joined: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +46,7 @@ class FoundTensor:
         storage: the bytes it is a view of.
         offset: of its first element, in elements.
         shape, strides: in elements, as in torch.
+        part: of which tensor it is a part; None for one that is whole.
     """
 
     place: tuple[str | int, ...]
@@ -37,6 +55,7 @@ class FoundTensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    part: PartOf | None = None
 
     @property
     def numel(self) -> int:

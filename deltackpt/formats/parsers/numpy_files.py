@@ -9,7 +9,7 @@ from typing import Final
 
 from deltackpt.errors import DamagedFileError
 from deltackpt.formats.parsers.found import Check, FoundTensor, ParsedFile, Storage
-from deltackpt.formats.parsers.source import SourceFile
+from deltackpt.formats.parsers.source import Readable
 from deltackpt.formats.parsers.zips import Member
 from deltackpt.tensor.dtypes import by_name
 
@@ -49,7 +49,7 @@ def is_npz(members: Iterable[str]) -> bool:
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def parse_npy(file: SourceFile) -> ParsedFile:
+def parse_npy(file: Readable) -> ParsedFile:
     """Where the array lies.
 
     Raises:
@@ -59,7 +59,7 @@ def parse_npy(file: SourceFile) -> ParsedFile:
     return ParsedFile("npy", [] if tensor is None else [tensor], note="" if tensor else "an array of an unknown type")
 
 
-def parse_npz(file: SourceFile, members: Iterable[Member]) -> ParsedFile:
+def parse_npz(file: Readable, members: Iterable[Member]) -> ParsedFile:
     """Where the arrays lie. Compressed ones are left as they are.
 
     Raises:
@@ -71,7 +71,7 @@ def parse_npz(file: SourceFile, members: Iterable[Member]) -> ParsedFile:
     return ParsedFile("npz", [tensor for tensor in found if tensor is not None], checks)
 
 
-def _read_array(file: SourceFile, start: int, length: int, place: tuple[str, ...]) -> FoundTensor | None:
+def _read_array(file: Readable, start: int, length: int, place: tuple[str, ...]) -> FoundTensor | None:
     """The array in ``[start, start + length)``; None for one that cannot be stored as a tensor."""
     head = file.bytes(start, min(length, 12))
     wide = len(head) > 6 and head[6] >= 2

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, TypeGuard
 
 from deltackpt.errors import DamagedFileError, UnsafeFileError
 from deltackpt.formats.parsers.found import FoundTensor, ParsedFile, Storage
-from deltackpt.formats.parsers.source import SourceFile
+from deltackpt.formats.parsers.source import Readable
 from deltackpt.tensor.dtypes import by_name
 
 __all__ = ["looks_like_safetensors", "parse_safetensors"]
@@ -53,7 +53,7 @@ def looks_like_safetensors(head: bytes, name: str) -> bool:
     return 2 <= length <= _MAX_HEADER and head[_LENGTH_BYTES : _LENGTH_BYTES + 2] in (b'{"', b"{}")
 
 
-def parse_safetensors(file: SourceFile) -> ParsedFile:
+def parse_safetensors(file: Readable) -> ParsedFile:
     """Where the tensors lie.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,25 @@ from numpy.typing import NDArray
 from deltackpt.backend.oserrors import os_errors
 from deltackpt.errors import DamagedFileError
 
-__all__ = ["SourceFile"]
+__all__ = ["Readable", "SourceFile", "Window"]
+
+
+class Readable(Protocol):
+    """Bytes that a parser reads: a file, or a part of one."""
+
+    @property
+    def path(self) -> Path:
+        """The file, for errors."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        ...
+
+    def bytes(self, start: int, length: int) -> bytes:
+        """Bytes ``[start, start + length)``; DamagedFileError where they are not all there."""
+        ...
 
 
 class SourceFile:
@@ -26,11 +45,18 @@ class SourceFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._path = path
         with os_errors("read the file", str(path)):
             self.stat = path.stat()
-        self.size = self.stat.st_size
         self._descriptor: int | None = None
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def size(self) -> int:
+        return self.stat.st_size
 
     def __enter__(self) -> SourceFile:
         self._descriptor = self._open()
@@ -100,3 +126,35 @@ class SourceFile:
             then.st_size,
             then.st_mtime_ns,
         )
+
+
+class Window:
+    """A part of a file, as if it were one.
+
+    Args:
+        file: the file.
+        start, length: the part; all of it is in the file.
+    """
+
+    def __init__(self, file: Readable, start: int, length: int) -> None:
+        self._file = file
+        self._start = start
+        self._length = length
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    @property
+    def size(self) -> int:
+        return self._length
+
+    def bytes(self, start: int, length: int) -> bytes:
+        if start < 0 or length < 0 or start + length > self._length:
+            raise DamagedFileError(
+                f"a part of {self._length} bytes of the file, of which {start} to {start + length} are needed",
+                where=str(self.path),
+                offset=self._start,
+                hint="the file is truncated or damaged; copy it again",
+            )
+        return self._file.bytes(self._start + start, length)

@@ -11,7 +11,7 @@ from typing import Final
 from deltackpt.errors import DamagedFileError
 from deltackpt.formats.parsers.found import ParsedFile, Storage
 from deltackpt.formats.parsers.pickles import MAX_PICKLE_BYTES, Pairs, Value, parse_pickle
-from deltackpt.formats.parsers.source import SourceFile
+from deltackpt.formats.parsers.source import Readable
 from deltackpt.formats.parsers.torch_values import StoredStorage, find_tensors, storages_of
 
 __all__ = ["looks_like_torch_legacy", "parse_torch_legacy"]
@@ -26,7 +26,7 @@ def looks_like_torch_legacy(head: bytes) -> bool:
     return head[:1] == b"\x80" and head[2:].startswith(_MAGIC)
 
 
-def parse_torch_legacy(file: SourceFile) -> ParsedFile:
+def parse_torch_legacy(file: Readable) -> ParsedFile:
     """Where the tensors lie.
 
     Raises:

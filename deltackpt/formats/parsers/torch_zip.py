@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from deltackpt.errors import DamagedFileError
 from deltackpt.formats.parsers.found import Check, ParsedFile, Storage
 from deltackpt.formats.parsers.pickles import MAX_PICKLE_BYTES, parse_pickle
-from deltackpt.formats.parsers.source import SourceFile
+from deltackpt.formats.parsers.source import Readable
 from deltackpt.formats.parsers.torch_values import StoredStorage, find_tensors
 from deltackpt.formats.parsers.zips import Member
 
@@ -21,7 +21,7 @@ def find_pickle(members: Mapping[str, Member]) -> Member | None:
     return next((m for name, m in members.items() if name.split("/")[1:] == [_PICKLE]), None)
 
 
-def parse_torch_zip(file: SourceFile, members: Mapping[str, Member], pickle: Member) -> ParsedFile:
+def parse_torch_zip(file: Readable, members: Mapping[str, Member], pickle: Member) -> ParsedFile:
     """Where the tensors lie.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from deltackpt.errors import DamagedFileError, UnsafeFileError
-from deltackpt.formats.parsers.source import SourceFile
+from deltackpt.formats.parsers.source import Readable
 
 __all__ = ["Member", "looks_like_zip", "read_zip"]
 
@@ -50,7 +50,7 @@ def looks_like_zip(head: bytes) -> bool:
     return head.startswith(_MAGIC)
 
 
-def read_zip(file: SourceFile) -> list[Member]:
+def read_zip(file: Readable) -> list[Member]:
     """The members of a zip file, in the order of their data.
 
     Raises:
@@ -79,13 +79,13 @@ def read_zip(file: SourceFile) -> list[Member]:
     return members
 
 
-def _fail(file: SourceFile, offset: int | None, message: str) -> NoReturn:
+def _fail(file: Readable, offset: int | None, message: str) -> NoReturn:
     raise DamagedFileError(
         message, where=str(file.path), offset=offset, hint="the file is truncated or damaged; copy it again"
     )
 
 
-def _find_directory(file: SourceFile) -> tuple[int, int, int]:
+def _find_directory(file: Readable) -> tuple[int, int, int]:
     """Start, length and number of entries of the central directory."""
     length = min(file.size, _END.size + _MAX_COMMENT)
     tail = file.bytes(file.size - length, length)
@@ -105,7 +105,7 @@ def _find_directory(file: SourceFile) -> tuple[int, int, int]:
     return start, size, count
 
 
-def _find_directory64(file: SourceFile, end_at: int) -> tuple[int, int, int]:
+def _find_directory64(file: Readable, end_at: int) -> tuple[int, int, int]:
     at = end_at - _END64_LOCATOR.size
     magic, _, place, _ = _END64_LOCATOR.unpack(file.bytes(at, _END64_LOCATOR.size))
     if magic != b"PK\x06\x07" or place + _END64.size > at:
@@ -120,7 +120,7 @@ def _find_directory64(file: SourceFile, end_at: int) -> tuple[int, int, int]:
 _Entry = tuple[int, str, int, int, bool]  # place of the local header, name, length, CRC-32, stored
 
 
-def _read_directory(file: SourceFile, data: bytes, start: int) -> list[_Entry]:
+def _read_directory(file: Readable, data: bytes, start: int) -> list[_Entry]:
     entries: list[_Entry] = []
     at = 0
     while at < len(data):
@@ -155,7 +155,7 @@ def _widen(extra: bytes, size: int, packed: int, place: int) -> tuple[int, int, 
     return size, packed, place
 
 
-def _locate(file: SourceFile, place: int, name: str, length: int, crc: int, stored: bool) -> Member:
+def _locate(file: Readable, place: int, name: str, length: int, crc: int, stored: bool) -> Member:
     """The member, whose data begins behind its local header."""
     if place + _LOCAL.size > file.size:
         _fail(file, place, f"member {name!r} lies outside the file")
