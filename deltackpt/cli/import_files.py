@@ -12,8 +12,8 @@ from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import describe
 from deltackpt.cli.options import JsonOption
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size, parse_size
 from deltackpt.store.catalog import DEFAULT_BRANCH
+from deltackpt.text import count, format_size, parse_size
 
 if TYPE_CHECKING:
     from deltackpt.formats.importing.report import ImportedStep, ImportReport, Meter

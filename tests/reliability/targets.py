@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,6 @@ from deltackpt.format.signature import decode_signature
 from deltackpt.format.store_json import decode_store_json
 from deltackpt.formats.parsers.pickles import parse_pickle
 from deltackpt.formats.parsers.recognise import parse_file
-from deltackpt.formats.parsers.source import SourceFile
 from deltackpt.formats.recipe import FileInfo, encode_info, parse_info
 from deltackpt.formats.tree_decode import decode_tree
 from deltackpt.pipeline.slots import slot_inputs
@@ -143,19 +141,25 @@ def _decode_header(data: bytes) -> object:
     return decode_header(data, source="fuzz")
 
 
-class _MemoryFile(SourceFile):
+class _MemoryFile:
     """A file that is only in memory."""
 
     def __init__(self, data: bytes, name: str) -> None:
-        self.path = Path(name)
-        self.stat = os.stat_result((0,) * 10)
-        self.size = len(data)
+        self._path = Path(name)
         self._data = data
 
-    def array(self, start: int, length: int) -> NDArray[np.uint8]:
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def bytes(self, start: int, length: int) -> bytes:
         if start < 0 or length < 0 or start + length > self.size:
             raise CorruptObjectError("past the end", where="fuzz")
-        return np.frombuffer(self._data, dtype=np.uint8, count=length, offset=start).copy()
+        return self._data[start : start + length]
 
 
 def _parse_file(name: str) -> Callable[[bytes], object]:

@@ -8,7 +8,7 @@ from deltackpt.errors import DamagedFileError
 from deltackpt.formats.parsers.found import ParsedFile
 from deltackpt.formats.parsers.numpy_files import is_npz, looks_like_npy, parse_npy, parse_npz
 from deltackpt.formats.parsers.safetensors import looks_like_safetensors, parse_safetensors
-from deltackpt.formats.parsers.source import SourceFile
+from deltackpt.formats.parsers.source import Readable
 from deltackpt.formats.parsers.torch_legacy import looks_like_torch_legacy, parse_torch_legacy
 from deltackpt.formats.parsers.torch_zip import find_pickle, parse_torch_zip
 from deltackpt.formats.parsers.zips import looks_like_zip, read_zip
@@ -22,7 +22,7 @@ _PARTS: Final = ".distcp"
 _NEVER_BLANK: Final = (".pt", ".pth", ".ckpt", ".npy", ".npz", ".safetensors")
 
 
-def parse_file(file: SourceFile) -> ParsedFile:
+def parse_file(file: Readable) -> ParsedFile:
     """Recognise a file and find its tensors. What is not recognised is bytes.
 
     Raises:
@@ -49,12 +49,12 @@ def parse_file(file: SourceFile) -> ParsedFile:
     return parse_as_bytes(file)
 
 
-def parse_as_bytes(_: SourceFile) -> ParsedFile:
+def parse_as_bytes(_: Readable) -> ParsedFile:
     """The file as its bytes, whatever it is."""
     return ParsedFile("bytes")
 
 
-def _parse_zip(file: SourceFile) -> ParsedFile:
+def _parse_zip(file: Readable) -> ParsedFile:
     members = {member.name: member for member in read_zip(file)}
     pickle = find_pickle(members)
     if pickle is not None:
