@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,7 @@ from deltackpt.backend.url import open_backend
 from deltackpt.errors import InvalidArgumentError, TensorNotFoundError
 from deltackpt.format.keys import StepKey, check_branch
 from deltackpt.format.manifest import Entry, Manifest, Metric
+from deltackpt.pipeline.copy import CopyReport, copy_steps
 from deltackpt.pipeline.diff import StepDiff, diff_steps
 from deltackpt.pipeline.protect import ProtectReport, protect_store
 from deltackpt.pipeline.prune import PruneReport, prune_store
@@ -28,6 +29,7 @@ from deltackpt.store.listing import ListedStep, describe_step, list_steps, log_d
 from deltackpt.store.names import add_note, put_tag, read_branch_starts, remove_tag
 from deltackpt.store.opened import OpenStore, create_store, open_store
 from deltackpt.store.options import StoreOptions
+from deltackpt.store.ranges import find_steps
 from deltackpt.store.remove import Removed
 from deltackpt.store.retention import Retention
 from deltackpt.store.signing import sign_steps
@@ -488,6 +490,50 @@ class Store:
             MissingPackageError: ``cryptography`` is not installed.
         """
         return [f"{step.branch}:{step.step}" for step in sign_steps(self._opened, SigningKey.read(key))[0]]
+
+    def copy_to(
+        self,
+        target: Store,
+        steps: Iterable[int | str] | None = None,
+        *,
+        branch: str | None = None,
+        only: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CopyReport:
+        """Copy steps to another store, with their metrics, times, notes and tags. Run again, it does what is missing.
+
+        A step goes as the objects that it is where all that it builds on goes along, and is encoded anew otherwise.
+        Either way the address of every block is compared.
+
+        Args:
+            steps: which, as :meth:`step` takes them; ``"1000..5000"`` for all of these. None for all.
+            branch: the branch of steps that name none; without ``steps``, None means all branches.
+            only: one artifact of each, such as ``"model"``.
+            progress: called with the steps done and the steps in all.
+
+        Raises:
+            StepNotFoundError: there is no such step.
+            StepExistsError: the target has another step of that branch and number; nothing was copied.
+            TensorNotFoundError: a step has no such artifact.
+            CorruptObjectError, MissingObjectError: something of a step is damaged; the steps before it are copied.
+        """
+        threads = default_threads()
+
+        def choose(manifest: Manifest) -> Collection[str] | None:
+            if only is None:
+                return None
+            from deltackpt.formats.part import names_of_part
+
+            return names_of_part(self._opened, manifest, only, threads=threads)
+
+        return copy_steps(
+            self._opened,
+            target.opened,
+            find_steps(self._opened, steps, branch),
+            choose=choose,
+            settings=SaveSettings(threads, 0),
+            progress=progress,
+        )
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"

@@ -13,7 +13,21 @@ import typer
 from typer.main import get_command
 
 from deltackpt._version import __version__
-from deltackpt.cli import diff, doctor, import_files, init, keygen, log, protect, restore, show, sign, stats, verify
+from deltackpt.cli import (
+    copy,
+    diff,
+    doctor,
+    import_files,
+    init,
+    keygen,
+    log,
+    protect,
+    restore,
+    show,
+    sign,
+    stats,
+    verify,
+)
 from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import EXIT_CLOSED, EXIT_INTERRUPTED, describe
 from deltackpt.cli.output import Output, OutputClosedError
@@ -31,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (init, import_files, log, show, restore, diff, stats, verify, protect, keygen, sign, doctor):
+for _module in (init, import_files, log, show, restore, diff, stats, copy, verify, protect, keygen, sign, doctor):
     app.command(_module.NAME, epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 
 

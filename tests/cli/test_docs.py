@@ -148,6 +148,7 @@ COMMANDS = [
     "restore",
     "diff",
     "stats",
+    "copy",
     "verify",
     "protect",
     "keygen",
@@ -160,6 +161,7 @@ COMMANDS = [
 def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Path, command: str) -> None:
     make_keys(tmp_path / "lab.key")
     Store.open(store).tag(300, "paper")
+    Store.open(store).tag(100, "early")
     if command != "sign":
         flip(manifest(store, 200), 60)
         flip(pack_of(store, 300, "model"), 70)
@@ -174,6 +176,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         "restore": [store, "100", "--out", tmp_path / "out"],
         "diff": [store, "100", "100"],
         "stats": [store],
+        "copy": [store, tmp_path / "other", "--steps", "tuned:latest", "--steps", "tag:early"],
         "verify": [store, "--deep", "--repair", "--from", tmp_path / "copy"],
         "protect": [store],
         "keygen": [tmp_path / "new.key"],

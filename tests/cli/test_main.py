@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 import deltackpt
-from deltackpt.cli import doctor, init, log, restore, show, verify
+from deltackpt.cli import copy, doctor, init, log, restore, show, verify
 from deltackpt.cli.main import app
 from tests.cli.helpers import Run
 
-COMMANDS = (init, log, show, restore, verify, doctor)
+COMMANDS = (init, log, show, restore, copy, verify, doctor)
 
 STARTS_WITHOUT_TORCH = """
 import sys
