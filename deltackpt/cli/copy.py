@@ -9,7 +9,7 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption
 from deltackpt.cli.output import Output
-from deltackpt.cli.text import count, format_size
+from deltackpt.text import count, format_size
 from deltackpt.errors import StoreNotFoundError
 
 __all__ = ["EXAMPLE", "NAME", "command"]
