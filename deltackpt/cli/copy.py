@@ -9,8 +9,8 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption
 from deltackpt.cli.output import Output
-from deltackpt.text import count, format_size
 from deltackpt.errors import StoreNotFoundError
+from deltackpt.text import count, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 
