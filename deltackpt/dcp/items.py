@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributed.checkpoint.planner import ReadItem, SavePlanner, WriteItem, WriteItemType
 
+from deltackpt.dcp.device import DeviceCopies
 from deltackpt.dcp.entries import OBJECT_DTYPE, chunk_box
 from deltackpt.errors import IncompleteSaveError, InvalidArgumentError, UnsupportedDataError
 from deltackpt.format.manifest import Entry
@@ -19,7 +20,7 @@ from deltackpt.pipeline.items import Place, SaveItem
 from deltackpt.pipeline.plan_load import Wanted
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
-from deltackpt.tensor.torch_bridge import check_dense, from_torch_dtype, tensor_bytes, to_torch_dtype
+from deltackpt.tensor.torch_bridge import check_dense, from_torch_dtype, to_torch_dtype
 
 __all__ = ["PlanResolver", "tensor_target"]
 
@@ -31,6 +32,7 @@ class PlanResolver:
 
     def __init__(self, planner: SavePlanner) -> None:
         self._planner = planner
+        self._copies = DeviceCopies()
         # Planners are not written for many threads.
         self._lock = threading.Lock()
 
@@ -48,7 +50,7 @@ class PlanResolver:
             raise UnsupportedDataError("planned as a tensor without a shape", where=fqn)
         box = chunk_box(item.tensor_data.chunk)
         dtype = from_torch_dtype(item.tensor_data.properties.dtype, where=fqn)
-        tensor = _LazyTensor(lambda: self._tensor(item, box), box, fqn)
+        tensor = _LazyTensor(lambda: self._tensor(item, box), self._copies, box, fqn)
         return SaveItem(fqn, "tensor", dtype, box, artifact, role, place, tensor.read), None
 
     def _object(self, item: WriteItem, place: Place, artifact: str, role: str) -> tuple[SaveItem, str]:
@@ -90,6 +92,7 @@ class _LazyTensor:
     """A shard that is resolved when its first block is read and let go with its last: planners may allocate it."""
 
     resolve: Callable[[], torch.Tensor]
+    copies: DeviceCopies
     shard: Box
     fqn: str
     _tensor: torch.Tensor | None = None
@@ -98,10 +101,7 @@ class _LazyTensor:
 
     def read(self, box: Box) -> Bytes:
         """A private copy of a box: DCP's stagers reuse their buffers, so no view may outlive the save."""
-        part = self._take(box)[box.relative_to(self.shard).slices()]
-        data = tensor_bytes(part, fqn=self.fqn)
-        shared = part.device.type == "cpu" and part.is_contiguous()
-        return data.copy() if shared else data
+        return self.copies.read(self._take(box)[box.relative_to(self.shard).slices()], fqn=self.fqn)
 
     def _take(self, box: Box) -> torch.Tensor:
         with self._lock:
