@@ -57,7 +57,7 @@ def _mapped(value: Any, replace: Callable[[Any], Any]) -> Any:
 
 
 def _castable(tensor: torch.Tensor) -> bool:
-    return tensor.dtype not in (torch.float4_e2m1fn_x2, torch.float8_e8m0fnu)
+    return str(tensor.dtype) not in ("torch.float4_e2m1fn_x2", "torch.float8_e8m0fnu")
 
 
 def _zero_bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -50,3 +50,8 @@ def test_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     layer, same, duplicates = capsys.readouterr().out.splitlines()
     assert layer == "model.layers.0 2 0.5 8.0 1.0 1.0"
     assert (same, duplicates) == ("['model.layers.0.frozen']", "1")
+
+
+def test_dcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page("dcp.md")
