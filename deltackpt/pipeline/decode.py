@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,13 @@ from deltackpt.store.base import RecordRef
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.dtypes import by_code
 
-__all__ = ["BlockDecoder", "chain_of", "decode_one"]
+__all__ = ["BlockDecoder", "chain_of", "chain_of_all", "decode_one", "needs_of"]
 
 Bytes = NDArray[np.uint8]
 Lookup = Callable[[bytes], Index]
 
 
-def _needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
+def needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
     """The records that a record is decoded from, in the order of its needs. Pure."""
     columns = lookup(ref.identity).identity
     if not 0 <= ref.row < len(columns.needs):
@@ -43,7 +43,14 @@ def _needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
 
 
 def chain_of(ref: RecordRef, lookup: Lookup, known: Container[RecordRef] = ()) -> dict[RecordRef, list[RecordRef]]:
-    """All records that decoding ``ref`` takes, each after those it needs, with its needs; without those known. Pure.
+    """The chain of one record: :func:`chain_of_all`."""
+    return chain_of_all([ref], lookup, known)
+
+
+def chain_of_all(
+    refs: Iterable[RecordRef], lookup: Lookup, known: Container[RecordRef] = ()
+) -> dict[RecordRef, list[RecordRef]]:
+    """All records that decoding ``refs`` takes, each after those it needs, with its needs; without those known. Pure.
 
     The shallowest come first, so that a record is decoded shortly before it is needed: where weights are predicted from
     moments, the moments of all steps before would otherwise be held at once (94 blocks instead of 9 at 48 steps).
@@ -53,12 +60,12 @@ def chain_of(ref: RecordRef, lookup: Lookup, known: Container[RecordRef] = ()) -
     """
     needs: dict[RecordRef, list[RecordRef]] = {}
     users: dict[RecordRef, list[RecordRef]] = {}
-    todo = [ref]
+    todo = list(refs)
     while todo:
         found = todo.pop()
         if found in needs:
             continue
-        needs[found] = _needs_of(found, lookup)
+        needs[found] = needs_of(found, lookup)
         for need in needs[found]:
             if need not in known:
                 users.setdefault(need, []).append(found)
@@ -118,23 +125,44 @@ class BlockDecoder:
         Raises:
             MissingObjectError, CorruptObjectError: something on the way is gone or damaged.
         """
-        held = self._recall(ref)
-        if ref in held:
-            return held[ref]
-        chain = chain_of(ref, self._lookup, held)
+        found: list[Bytes] = []
+        self.decode_all([ref], lambda _, block: found.append(block))
+        return found[0]
+
+    def decode_all(self, refs: Sequence[RecordRef], take: Callable[[RecordRef, Bytes], None]) -> None:
+        """Hand each of some blocks to ``take``, as soon as it is decoded. What their chains share is decoded once.
+
+        Args:
+            refs: different records.
+
+        Raises:
+            MissingObjectError, CorruptObjectError: something on the way is gone or damaged; some may have been taken.
+        """
+        held: dict[RecordRef, Bytes] = {}
+        for ref in refs:
+            held.update(self._recall(ref))
+        missing = [ref for ref in refs if ref not in held]
+        for ref in refs:
+            if ref in held:
+                take(ref, held[ref])
+        chain = chain_of_all(missing, self._lookup, held)
+        wanted = frozenset(missing)
         uses = Counter(need for needs in chain.values() for need in needs)
         for step, needs in chain.items():
-            held[step] = self._decode_step(step, needs, held)
-            self._memo.put(step, held[step])
+            block = held[step] = self._decode_step(step, needs, held)
+            self._memo.put(step, block)
+            if step in wanted:
+                take(step, block)
+                if not uses[step]:
+                    del held[step]
             for need in needs:
                 uses[need] -= 1
                 if uses[need] == 0:
                     del held[need]
-        return held[ref]
 
     def _recall(self, ref: RecordRef) -> dict[RecordRef, Bytes]:
         """What the memo has of the block itself or, failing that, of what it directly needs."""
-        for wanted in ([ref], _needs_of(ref, self._lookup)):
+        for wanted in ([ref], needs_of(ref, self._lookup)):
             found = {r: block for r in wanted if (block := self._memo.get(r)) is not None}
             if found:
                 return found

@@ -13,9 +13,9 @@ from deltackpt.errors import CorruptObjectError, DeltackptError, MissingObjectEr
 from deltackpt.format.manifest import Manifest
 from deltackpt.pipeline.decode import BlockDecoder
 from deltackpt.pipeline.ordered import ordered_map
-from deltackpt.pipeline.plan_load import BlockRead, Wanted, plan_load
+from deltackpt.pipeline.plan_load import BlockRead, Wanted, group_reads, plan_load
 from deltackpt.pipeline.slots import element_view
-from deltackpt.store.base import index_lookup
+from deltackpt.store.base import RecordRef, index_lookup
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
@@ -23,6 +23,8 @@ from deltackpt.tensor.dtypes import by_code
 __all__ = ["load_bytes", "load_wanted"]
 
 Bytes = NDArray[np.uint8]
+
+_BROKEN = (CorruptObjectError, MissingObjectError, UnknownVersionError)
 
 
 def load_wanted(
@@ -44,22 +46,31 @@ def load_wanted(
         CorruptObjectError, MissingObjectError: a record is damaged or gone; names the tensor and the step.
         UnknownVersionError: a record needs a newer version of this package.
     """
-    decoding = BlockDecoder(store, index_lookup(store, manifest)) if decoder is None else decoder
-    reads = plan_load(manifest, wanted)
+    lookup = index_lookup(store, manifest)
+    decoding = BlockDecoder(store, lookup) if decoder is None else decoder
+    groups = group_reads(plan_load(manifest, wanted), lookup)
 
-    def read(block: BlockRead) -> None:
-        try:
-            data = decoding.decode(block.ref)
-            for copy in block.copies:
+    def read(group: Sequence[BlockRead]) -> None:
+        copies = {block.ref: block.copies for block in group}
+
+        def hand_over(ref: RecordRef, data: Bytes) -> None:
+            for copy in copies[ref]:
                 _hand_over(data, copy.dtype.code, copy.block, copy.box, copy.wanted)
-        except (CorruptObjectError, MissingObjectError, UnknownVersionError) as error:
-            _name_tensor(error, manifest, block)
 
-    if len(reads) == 1:
-        read(reads[0])
+        try:
+            decoding.decode_all(list(copies), hand_over)
+        except _BROKEN as error:
+            if len(group) == 1:
+                _name_tensor(error, manifest, group[0])
+            # Alone, each says which of them it is that cannot be read.
+            for block in group:
+                read([block])
+
+    if len(groups) == 1:
+        read(groups[0])
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="deltackpt-load") as executor:
-        for _ in ordered_map(executor, read, reads, window=2 * threads):
+        for _ in ordered_map(executor, read, groups, window=2 * threads):
             pass
 
 

@@ -54,8 +54,9 @@ def test_a_state_that_did_not_change_is_stored_once_whatever_the_ranks(eight: Ra
         loaded, saved = eight.run(world, jobs.go_on, store.url, step, 0)[0]
         assert loaded == saved == first
     written = [sum(stored for _, stored in info.artifacts.values()) for info in store.steps()]
-    # Blocks that another cut made new are predicted from those that cover them, and cost their headers.
-    assert max(written[1:]) < written[0] / 3
+    # Blocks that another cut made new are predicted from those that cover them, and cost their headers: of blocks of
+    # 256 bytes, as here, that is much.
+    assert max(written[1:]) < 0.6 * written[0]
 
 
 def test_eight_ranks_hold_copies_of_shards(eight: Ranks, tmp_path: Path) -> None:
@@ -66,7 +67,8 @@ def test_eight_ranks_hold_copies_of_shards(eight: Ranks, tmp_path: Path) -> None
         store = Store.create(tmp_path / f"of-{copies}")
         eight.run(2 * copies, replicated.save_states, store.url, str(file), 2)
         assert eight.run(3, replicated.load_states, store.url, str(file)) == [True] * 3
-        sizes[copies] = [info.stored_bytes for info in store.steps()]
+        # Without indexes: each of the writers has one, which takes 2% of a state as small as this.
+        sizes[copies] = [sum(stored for _, stored in info.artifacts.values()) for info in store.steps()]
     assert sizes[2] == pytest.approx(sizes[1], rel=0.02)
     assert sizes[4] == pytest.approx(sizes[1], rel=0.02)
 
