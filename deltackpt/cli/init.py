@@ -9,7 +9,9 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.errors import InvalidArgumentError
+from deltackpt.errors import InvalidArgumentError, ObjectExistsError
+from deltackpt.format.keys import CONFIG_YAML
+from deltackpt.store.config import config_template
 from deltackpt.store.options import CHAINS, StoreOptions
 from deltackpt.text import parse_size
 
@@ -45,6 +47,9 @@ def command(
         str, typer.Option(metavar="SIZE", help="The size at which a pack is closed, such as 64MiB.")
     ] = f"{_DEFAULTS.pack_bytes >> 20}MiB",
     level: Annotated[int, typer.Option(metavar="N", help="The zstd level.")] = _DEFAULTS.level,
+    config: Annotated[
+        bool, typer.Option("--config", help="Also write a commented deltackpt.yaml, to be edited.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new store in an empty or new folder."""
@@ -62,13 +67,36 @@ def command(
         pack_bytes=parse_size(pack_bytes),
         level=level,
     )
+    written = _write_config(made) if config else None
     options = made.options.to_mapping()
-    config = made.opened.config
+    about = made.opened.config
     if output.json:
         output.document(
-            {"url": made.url, "id": made.id, "format": config.format, "created": config.created, "options": options}
+            {
+                "url": made.url,
+                "id": made.id,
+                "format": about.format,
+                "created": about.created,
+                "options": options,
+                "config": written,
+            }
         )
         return
     output.line(f"made a store at {made.url}")
     output.facts((name.replace("_", "-"), str(value)) for name, value in options.items())
+    if written is not None:
+        output.line(f"wrote {written}, in which all of this can be changed")
     output.line("save into it with deltackpt.dcp.DeltaStorageWriter, then look with `deltackpt log`")
+
+
+def _write_config(store: Store) -> str:
+    """Put the template of a configuration into a store; where it is."""
+    try:
+        store.opened.backend.put_if_absent(CONFIG_YAML, config_template(store.options))
+    except ObjectExistsError as error:
+        raise ObjectExistsError(
+            "there is a configuration already; the store is made, and goes by it",
+            where=f"{store.url}/{CONFIG_YAML}",
+            hint="edit it",
+        ) from error
+    return f"{store.url}/{CONFIG_YAML}"

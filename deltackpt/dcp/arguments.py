@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from deltackpt.api import Store
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.keys import MAX_STEP
 from deltackpt.format.manifest import Metric
+from deltackpt.pipeline.save import default_threads
+from deltackpt.store.base_cache import parse_base_memory
 
-__all__ = ["CheckpointId", "as_metric", "check_step", "check_threads", "step_of_id"]
+__all__ = ["CheckpointId", "as_metric", "budgets", "check_step", "check_threads", "step_of_id"]
 
 CheckpointId = str | os.PathLike[str]
 
@@ -65,6 +68,19 @@ def as_metric(name: object, value: Any) -> Metric:
     raise InvalidArgumentError(
         f"metric {name!r} is a {type(value).__name__}", hint="metrics are numbers, strings, booleans or None"
     )
+
+
+def budgets(store: Store, base_memory: int | str | None, threads: int | None) -> tuple[int | str, int]:
+    """Memory for bases and threads: what was asked for, else what the store's ``deltackpt.yaml`` says, else defaults.
+
+    Raises:
+        InvalidArgumentError: one of them makes no sense.
+    """
+    config = store.opened.writer_config
+    memory = base_memory if base_memory is not None else config.base_memory
+    parse_base_memory("auto" if memory is None else memory)
+    threads = config.threads if threads is None else threads
+    return "auto" if memory is None else memory, default_threads() if threads is None else check_threads(threads)
 
 
 def check_threads(threads: int) -> int:

@@ -12,14 +12,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from deltackpt.api import Store
-from deltackpt.dcp.arguments import check_threads
+from deltackpt.dcp.arguments import budgets
 from deltackpt.dcp.peers import Peers
 from deltackpt.dcp.writer import DeltaStorageWriter
 from deltackpt.errors import DeltackptError, IncompleteSaveError
 from deltackpt.format.keys import check_branch
 from deltackpt.format.manifest import Metric
-from deltackpt.pipeline.save import default_threads
-from deltackpt.store.base_cache import parse_base_memory
 
 __all__ = ["DCP_ERRORS", "BackgroundSaver", "Request", "cause_of", "failure_of"]
 
@@ -69,7 +67,8 @@ class BackgroundSaver:
     """Saves steps of a branch through DCP, one at a time.
 
     Args:
-        after_commit: called in the background, on the first rank, once a step is committed.
+        after_commit: called in the background, on the first rank, once a step is committed, with its number and
+            whether it is complete; must not raise.
 
     Raises:
         InvalidArgumentError: an argument makes no sense.
@@ -81,16 +80,14 @@ class BackgroundSaver:
         branch: str,
         peers: Peers,
         *,
-        base_memory: int | str,
+        base_memory: int | str | None,
         threads: int | None,
-        after_commit: Callable[[], None] | None = None,
+        after_commit: Callable[[int, bool], None] | None = None,
     ) -> None:
-        parse_base_memory(base_memory)
+        self._base_memory, self._threads = budgets(store, base_memory, threads)
         self._store = store
         self._branch = check_branch(branch)
         self._peers = peers
-        self._base_memory = base_memory
-        self._threads = default_threads() if threads is None else check_threads(threads)
         self._after_commit = after_commit if peers.is_first else None
         self._future: Future[Any] | None = None
         self._last: tuple[int, bool] | None = None  # the step of the last save that has not failed: is it complete?
@@ -130,7 +127,8 @@ class BackgroundSaver:
         except DCP_ERRORS as error:
             raise self._failure(request.step, error) from error
         saved = cast("Future[Any]", getattr(response, "upload_completion", response))
-        self._future = saved if self._after_commit is None else _then(saved, self._after_commit)
+        then = self._after_commit
+        self._future = saved if then is None else _then(saved, lambda: then(request.step, request.complete))
         self._last = (request.step, request.complete)
 
     def wait(self) -> bool:
@@ -163,11 +161,7 @@ def _then(first: Future[Any], after: Callable[[], None]) -> Future[None]:
     def go_on(done: Future[Any]) -> None:
         error = done.exception()
         if error is None:
-            try:
-                after()
-            except Exception as raised:
-                error = raised
-        if error is None:
+            after()
             both.set_result(None)
         else:
             both.set_exception(error)

@@ -20,6 +20,7 @@ from deltackpt.dcp.resume import Resumed, load_newest
 from deltackpt.errors import DeltackptError, InvalidArgumentError
 from deltackpt.schedule import Moment, Schedule
 from deltackpt.store.catalog import DEFAULT_BRANCH, visible_steps
+from deltackpt.store.retention import Retention
 
 __all__ = ["Checkpointer"]
 
@@ -43,12 +44,17 @@ class Checkpointer:
     In a process group every rank makes one, at the same place, and calls the same methods with the same steps. The
     first rank decides for all, with its clock and its metrics.
 
+    What is not given as an argument is taken from the store's ``deltackpt.yaml``.
+
     Args:
         store: a :class:`deltackpt.Store` or its URL.
         schedule: when to save all of the state (``deltackpt.schedule``), or
         contents: top-level keys of the state to when each is saved, as in ``{"model": every(100), "optim":
             every(1000)}``; keys not named go with every step. The first save of a process that did not resume holds
             everything, so that there always is a step to resume from.
+        retention: which steps of the branch to keep. The others are deleted, by the first rank and in the background,
+            whenever a step that holds everything was saved, so that one to resume from always stays; their bytes come
+            free with :meth:`deltackpt.Store.gc`.
         branch: the line of steps to add to.
         preemption: whether SIGTERM is taken note of; in the main thread only.
         base_memory, threads: as for :class:`DeltaStorageWriter`.
@@ -66,20 +72,32 @@ class Checkpointer:
         schedule: Schedule | None = None,
         *,
         contents: Mapping[str, Schedule] | None = None,
+        retention: Retention | None = None,
         branch: str = DEFAULT_BRANCH,
         preemption: bool = True,
-        base_memory: int | str = "auto",
+        base_memory: int | str | None = None,
         threads: int | None = None,
         trust_objects: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store if isinstance(store, Store) else Store.open(store)
+        config = self._store.opened.writer_config
+        if schedule is None and contents is None:
+            schedule, contents = config.schedule, config.contents
         self._contents = Contents(schedule, contents)
+        self._retention = Retention(**config.retention) if retention is None and config.retention else retention
         self._branch = branch
         self._trust_objects = trust_objects
         self._clock = clock
         self._peers = Peers()
-        self._saver = BackgroundSaver(self._store, branch, self._peers, base_memory=base_memory, threads=threads)
+        self._saver = BackgroundSaver(
+            self._store,
+            branch,
+            self._peers,
+            base_memory=base_memory,
+            threads=threads,
+            after_commit=None if self._retention is None else self._prune,
+        )
         # Whether ranks have something to tell each other at every step.
         self._together = not self._peers.alone and (preemption or not self._contents.by_step_alone)
         self._last: int | None = None
@@ -230,6 +248,20 @@ class Checkpointer:
             self.close()
         except DeltackptError as failure:
             _LOG.error("%s", failure)
+
+    def _prune(self, step: int, complete: bool) -> None:
+        """Thin out the branch once a step is saved. What goes wrong does not undo that, and is tried again."""
+        if not complete or self._retention is None:
+            return
+        try:
+            # Beyond the step that was resumed from there may be others, which are not of this line any more.
+            if visible_steps(self._store.opened, self._branch)[-1].key.step != step:
+                return
+            report = self._store.prune(self._retention, branch=self._branch)
+        except Exception as error:
+            _LOG.error("step %s:%d is saved, but older ones were not pruned: %s", self._branch, step, error)
+        else:
+            _LOG.info("pruned %d steps of branch %s", len(report.pruned), self._branch)
 
     def _check_open(self) -> None:
         if self._closed:

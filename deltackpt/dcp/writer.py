@@ -16,7 +16,7 @@ from torch.futures import Future
 
 from deltackpt._version import __version__
 from deltackpt.api import Store
-from deltackpt.dcp.arguments import CheckpointId, as_metric, check_step, check_threads, step_of_id
+from deltackpt.dcp.arguments import CheckpointId, as_metric, budgets, check_step, step_of_id
 from deltackpt.dcp.entries import places, planned_entries
 from deltackpt.dcp.items import PlanResolver
 from deltackpt.dcp.plans import labels_of, with_held, without_caching
@@ -25,7 +25,7 @@ from deltackpt.dcp.replicas import share_out
 from deltackpt.dcp.results import encodings, receipts, write_results
 from deltackpt.errors import InvalidArgumentError, StepExistsError
 from deltackpt.format.keys import StepKey, check_branch
-from deltackpt.pipeline.save import SaveSettings, default_threads, write_items
+from deltackpt.pipeline.save import SaveSettings, write_items
 from deltackpt.store.base_cache import parse_base_memory, shared_cache
 from deltackpt.store.catalog import DEFAULT_BRANCH
 from deltackpt.store.commit import StepDraft, commit_step, next_generation
@@ -73,8 +73,9 @@ class DeltaStorageWriter(StorageWriter):
             and numpy values with one element are taken as numbers.
         overwrite: whether a step of this number may be replaced (by a new generation; until the commit the old one
             stays).
-        base_memory: bytes of memory in which blocks are kept as bases for the next save, or ``"auto"``.
-        threads: how many threads encode; by default one a core.
+        base_memory: bytes of memory in which blocks are kept as bases for the next save, or ``"auto"``, which is also
+            the default where the store's ``deltackpt.yaml`` does not say it.
+        threads: how many threads encode; by default what ``deltackpt.yaml`` says, else one a core.
         notes: recorded with the step beside the versions of what wrote it: names to strings and numbers.
 
     Raises:
@@ -90,7 +91,7 @@ class DeltaStorageWriter(StorageWriter):
         branch: str = DEFAULT_BRANCH,
         metrics: Mapping[str, Any] | None = None,
         overwrite: bool = False,
-        base_memory: int | str = "auto",
+        base_memory: int | str | None = None,
         threads: int | None = None,
         notes: Mapping[str, str | int | float] | None = None,
     ) -> None:
@@ -100,9 +101,7 @@ class DeltaStorageWriter(StorageWriter):
         self._branch = check_branch(branch)
         self._metrics = {name: as_metric(name, value) for name, value in (metrics or {}).items()}
         self._overwrite = overwrite
-        self._base_memory = base_memory
-        parse_base_memory(base_memory)
-        self._threads = default_threads() if threads is None else check_threads(threads)
+        self._base_memory, self._threads = budgets(self._store, base_memory, threads)
         self._notes = dict(notes or {})
         self._checkpoint_id: CheckpointId | None = None
         self._save: _Save | None = None

@@ -10,6 +10,7 @@ from deltackpt.format.hashing import DIGEST_BYTES
 
 __all__ = [
     "BRANCHES",
+    "CONFIG_YAML",
     "INDEXES",
     "MANIFESTS",
     "MARKS",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 STORE_JSON = "store.json"
+CONFIG_YAML = "deltackpt.yaml"
 README_TXT = "README.txt"
 READER_PY = "reader.py"
 MANIFESTS = "manifests/"

@@ -22,7 +22,16 @@ from deltackpt.errors import (
 )
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.index import Index, decode_index
-from deltackpt.format.keys import MANIFESTS, READER_PY, README_TXT, STORE_JSON, StepKey, index_key, manifest_key
+from deltackpt.format.keys import (
+    CONFIG_YAML,
+    MANIFESTS,
+    READER_PY,
+    README_TXT,
+    STORE_JSON,
+    StepKey,
+    index_key,
+    manifest_key,
+)
 from deltackpt.format.manifest import (
     CHECKSUM_BYTES,
     HEADER_PREFIX,
@@ -34,6 +43,7 @@ from deltackpt.format.manifest import (
 )
 from deltackpt.format.store_json import FORMAT, StoreConfig, decode_store_json, encode_store_json
 from deltackpt.format.times import utc_now
+from deltackpt.store.config import WriterConfig, read_config
 from deltackpt.store.options import StoreOptions
 
 __all__ = ["OpenStore", "create_store", "open_store"]
@@ -89,6 +99,7 @@ class OpenStore:
     Attributes:
         backend: where its objects live.
         config: its identity and format version.
+        options: how steps are written into it; without, what it was made with and its ``deltackpt.yaml`` say it.
         clock: what time it is, in UTC.
     """
 
@@ -104,6 +115,7 @@ class OpenStore:
         self.config = config
         self.clock = clock
         self._options = options
+        self._writer_config: WriterConfig | None = None if options is None else WriterConfig()
         self._indexes: _Recent[Index] = _Recent(_CACHED_INDEX_BYTES)
         self._manifests: _Recent[_Kept] = _Recent(_CACHED_MANIFESTS)
 
@@ -116,11 +128,23 @@ class OpenStore:
         """How steps are written into it. Readers do without: a newer version may have options that this one lacks.
 
         Raises:
-            InvalidArgumentError: an option that this version does not know.
+            InvalidArgumentError: an option that this version does not know, or a wrong ``deltackpt.yaml``.
         """
         if self._options is None:
-            self._options = StoreOptions.from_mapping(self.config.options, source=STORE_JSON)
+            made_with = StoreOptions.from_mapping(self.config.options, source=STORE_JSON).to_mapping()
+            self._options = StoreOptions.from_mapping({**made_with, **self.writer_config.options})
         return self._options
+
+    @property
+    def writer_config(self) -> WriterConfig:
+        """What the store's ``deltackpt.yaml`` says, as it was when it was first asked for.
+
+        Raises:
+            InvalidArgumentError: the file is wrong; says in which line.
+        """
+        if self._writer_config is None:
+            self._writer_config = read_config(self.backend)
+        return self._writer_config
 
     def index(self, name: bytes) -> Index:
         """The index object of this BLAKE3 name, checked against it.
@@ -194,8 +218,11 @@ def create_store(backend: Backend, options: StoreOptions) -> OpenStore:
     """
     if any(found.key == STORE_JSON for found in backend.list(STORE_JSON)):
         raise StoreExistsError("there is a store already", where=backend.url, hint="open it instead")
+    configured = False
     for found in backend.list():
-        if found.key not in (README_TXT, READER_PY):  # what a creation that was killed may leave
+        configured = configured or found.key == CONFIG_YAML
+        # What a creation that was killed may leave, and a configuration that was there first.
+        if found.key not in (README_TXT, READER_PY, CONFIG_YAML):
             raise NotAStoreError(
                 f"the place is not empty: it holds {found.key}", where=backend.url, hint="choose an empty folder"
             )
@@ -211,7 +238,7 @@ def create_store(backend: Backend, options: StoreOptions) -> OpenStore:
         backend.put_if_absent(STORE_JSON, encode_store_json(config))
     except ObjectExistsError as error:
         raise StoreExistsError("somebody else created the store", where=backend.url, hint="open it") from error
-    return OpenStore(backend, config, options)
+    return OpenStore(backend, config, None if configured else options)
 
 
 def open_store(backend: Backend) -> OpenStore:

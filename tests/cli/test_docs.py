@@ -169,7 +169,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         shutil.copytree(store, tmp_path / "copy")
         flip(pack_of(store, 100, "model"), 70)
     options: dict[str, list[object]] = {
-        "init": [tmp_path / "new"],
+        "init": [tmp_path / "new", "--config"],
         "import": [checkpoints(tmp_path / "checkpoints"), "--store", store, "--branch", "files"],
         "log": [store, "--all"],
         "show": [store, "300"],

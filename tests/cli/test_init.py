@@ -37,7 +37,7 @@ def test_every_option_is_kept(cli: Run, tmp_path: Path, chain: str) -> None:
     store = Store.open(tmp_path / "new")
     assert store.options.to_mapping() == options
     written = json.loads((tmp_path / "new" / "store.json").read_text())
-    assert ran.document == {"url": store.url, **written}
+    assert ran.document == {"url": store.url, **written, "config": None}
 
 
 def test_where_a_store_is_none_is_made(cli: Run, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_an_optimizer_gets_a_state_to_load_into(store: Store) -> None:
     assert fresh.steps(5) == trained.steps(5)
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(1, 20), st.sampled_from(["adamw", "momentum", "sgd"]))
 def test_a_run_that_was_killed_goes_on_as_if_it_was_not(killed_after: int, optimizer: str) -> None:
     def schedule() -> Any:

@@ -7,8 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
+from deltackpt import schedule
 from deltackpt.cli.main import main
+from deltackpt.store.config import parse_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -34,7 +37,27 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert lines[0] == "a new run"
     full = ["model", "optim", "train"]
     assert lines[1] == str([(100, full), (200, ["model", "train"]), (300, ["model", "train"])])
-    assert lines[2].startswith("2000 []")
+    assert lines[2] == str([100, 200, 225, 250])
+    assert lines[3].startswith("1000 [(1100, 'it has no optim.")
+
+
+def test_the_configuration_of_the_page_is_one() -> None:
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    config = parse_config(example.encode(), source="training.md")
+    assert config.options == {"key_every": 32, "pack_bytes": 128 << 20}
+    assert config.contents is not None
+    assert list(config.contents) == ["model", "optim"]
+
+
+def test_the_rules_of_the_page_are_rules() -> None:
+    """Each row of the table has the same schedule twice."""
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| `(.+)` \| `(\{.+\})` \|$", text, re.MULTILINE)
+    assert len(rows) == 8
+    for code, written in rows:
+        rule = eval(code.replace(r"\|", "|"), vars(schedule))  # noqa: S307 - of this repository
+        assert schedule.parse_schedule(yaml.safe_load(written)) == rule
 
 
 @pytest.mark.parametrize("page", ["restore.md", "reading.md"])
