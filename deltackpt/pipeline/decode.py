@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,79 +12,18 @@ from numpy.typing import NDArray
 from deltackpt.codec import Encoded, decode_block
 from deltackpt.errors import CorruptObjectError
 from deltackpt.format import hashing
-from deltackpt.format.index import Index
-from deltackpt.format.keys import pack_key
 from deltackpt.format.record import Record, decode_record
+from deltackpt.pipeline.chains import Lookup, chain_of_all, needs_of
 from deltackpt.pipeline.memo import BlockMemo
+from deltackpt.pipeline.ranges import RecordPlace
 from deltackpt.pipeline.slots import slot_inputs
 from deltackpt.store.base import RecordRef
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.dtypes import by_code
 
-__all__ = ["BlockDecoder", "chain_of", "chain_of_all", "decode_one", "needs_of"]
+__all__ = ["BlockDecoder", "decode_listed", "decode_one"]
 
 Bytes = NDArray[np.uint8]
-Lookup = Callable[[bytes], Index]
-
-
-def needs_of(ref: RecordRef, lookup: Lookup) -> list[RecordRef]:
-    """The records that a record is decoded from, in the order of its needs. Pure."""
-    columns = lookup(ref.identity).identity
-    if not 0 <= ref.row < len(columns.needs):
-        raise CorruptObjectError(f"row {ref.row} of an index with {len(columns.needs)} rows", where=ref.identity.hex())
-    start, stop = int(columns.need_start[ref.row]), int(columns.need_start[ref.row + 1])
-    return [
-        RecordRef(ref.identity if number == 0 else columns.refs[number - 1], row)
-        for number, row in zip(
-            columns.need_ref[start:stop].tolist(), columns.need_row[start:stop].tolist(), strict=True
-        )
-    ]
-
-
-def chain_of(ref: RecordRef, lookup: Lookup, known: Container[RecordRef] = ()) -> dict[RecordRef, list[RecordRef]]:
-    """The chain of one record: :func:`chain_of_all`."""
-    return chain_of_all([ref], lookup, known)
-
-
-def chain_of_all(
-    refs: Iterable[RecordRef], lookup: Lookup, known: Container[RecordRef] = ()
-) -> dict[RecordRef, list[RecordRef]]:
-    """All records that decoding ``refs`` takes, each after those it needs, with its needs; without those known. Pure.
-
-    The shallowest come first, so that a record is decoded shortly before it is needed: where weights are predicted from
-    moments, the moments of all steps before would otherwise be held at once (94 blocks instead of 9 at 48 steps).
-
-    Without recursion: a chain may be thousands of records long. It ends because needs point backwards only: to earlier
-    rows, or by hash to indexes that existed before.
-    """
-    needs: dict[RecordRef, list[RecordRef]] = {}
-    users: dict[RecordRef, list[RecordRef]] = {}
-    todo = list(refs)
-    while todo:
-        found = todo.pop()
-        if found in needs:
-            continue
-        needs[found] = needs_of(found, lookup)
-        for need in needs[found]:
-            if need not in known:
-                users.setdefault(need, []).append(found)
-                todo.append(need)
-    waiting = {found: sum(need not in known for need in below) for found, below in needs.items()}
-    ready = [(_depth(found, lookup), found) for found, count in waiting.items() if count == 0]
-    heapq.heapify(ready)
-    order: dict[RecordRef, list[RecordRef]] = {}
-    while ready:
-        _, found = heapq.heappop(ready)
-        order[found] = needs[found]
-        for user in users.get(found, ()):
-            waiting[user] -= 1
-            if waiting[user] == 0:
-                heapq.heappush(ready, (_depth(user, lookup), user))
-    return order
-
-
-def _depth(ref: RecordRef, lookup: Lookup) -> int:
-    return int(lookup(ref.identity).identity.depth[ref.row])
 
 
 def decode_one(record: Record, bases: dict[bytes, Bytes], *, source: str, offset: int) -> Bytes:
@@ -103,6 +41,36 @@ def decode_one(record: Record, bases: dict[bytes, Bytes], *, source: str, offset
             hint="run `deltackpt verify --deep`",
         )
     return data
+
+
+def decode_listed(
+    ref: RecordRef,
+    needs: Sequence[RecordRef],
+    held: Mapping[RecordRef, Bytes],
+    data: bytes | memoryview,
+    place: RecordPlace,
+    lookup: Lookup,
+) -> Bytes:
+    """Decode the bytes of a record that an index lists, and check that it is that record.
+
+    Args:
+        needs: what it is decoded from, in order; ``held`` has the blocks.
+        data: its bytes, from ``place``.
+
+    Raises:
+        CorruptObjectError: it is damaged, or another record than the index says.
+    """
+    key, offset = place.pack, place.offset
+    record = decode_record(data, source=key, offset=offset)
+    columns = lookup(ref.identity).identity
+    size = math.prod(record.shape) * by_code(record.dtype, where=key, offset=offset).itemsize
+    if record.address != columns.address[ref.row].tobytes() or size != columns.raw[ref.row]:
+        raise CorruptObjectError("another record than the index says", where=key, offset=offset)
+    listed = [lookup(n.identity).identity.address[n.row].tobytes() for n in needs]
+    if [need.address for need in record.needs] != listed:
+        raise CorruptObjectError("the record needs others than the index says", where=key, offset=offset)
+    bases = {address: held[need] for address, need in zip(listed, needs, strict=True)}
+    return decode_one(record, bases, source=key, offset=offset)
 
 
 class BlockDecoder:
@@ -169,18 +137,6 @@ class BlockDecoder:
         return {}
 
     def _decode_step(self, ref: RecordRef, needs: list[RecordRef], held: dict[RecordRef, Bytes]) -> Bytes:
-        index = self._lookup(ref.identity)
-        location, row = index.location, ref.row
-        key = pack_key(location.packs[int(location.pack[row])].name)
-        offset = int(location.offset[row])
-        data = self._store.backend.get(key, offset, int(location.length[row]))
-        record = decode_record(data, source=key, offset=offset)
-        columns = index.identity
-        size = math.prod(record.shape) * by_code(record.dtype, where=key, offset=offset).itemsize
-        if record.address != columns.address[row].tobytes() or size != columns.raw[row]:
-            raise CorruptObjectError("another record than the index says", where=key, offset=offset)
-        listed = [self._lookup(n.identity).identity.address[n.row].tobytes() for n in needs]
-        if [need.address for need in record.needs] != listed:
-            raise CorruptObjectError("the record needs others than the index says", where=key, offset=offset)
-        bases = {address: held[need] for address, need in zip(listed, needs, strict=True)}
-        return decode_one(record, bases, source=key, offset=offset)
+        place = RecordPlace.of(ref, self._lookup)
+        data = self._store.backend.get(place.pack, place.offset, place.length)
+        return decode_listed(ref, needs, held, data, place, self._lookup)

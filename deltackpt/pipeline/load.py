@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.errors import CorruptObjectError, DeltackptError, MissingObjectError, UnknownVersionError
+from deltackpt.errors import CorruptObjectError, DeltackptError
 from deltackpt.format.manifest import Manifest
 from deltackpt.pipeline.decode import BlockDecoder
+from deltackpt.pipeline.decode_tasks import DecodeError, TaskDecoder
 from deltackpt.pipeline.ordered import ordered_map
-from deltackpt.pipeline.plan_load import BlockRead, Wanted, group_reads, plan_load
+from deltackpt.pipeline.plan_decode import plan_decoding
+from deltackpt.pipeline.plan_load import BlockRead, Wanted, plan_load
+from deltackpt.pipeline.shelf import Shelf
 from deltackpt.pipeline.slots import element_view
-from deltackpt.store.base import RecordRef, index_lookup
+from deltackpt.store.base import UNUSABLE, index_lookup
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
 
-__all__ = ["load_bytes", "load_wanted"]
+__all__ = ["DECODE_MEMORY", "load_bytes", "load_wanted"]
 
 Bytes = NDArray[np.uint8]
+_Item = TypeVar("_Item")
 
-_BROKEN = (CorruptObjectError, MissingObjectError, UnknownVersionError)
+DECODE_MEMORY = 256 << 20
+"""What a load may hold beside a handful of blocks a thread: half of it bytes read ahead, half shared blocks."""
 
 
 def load_wanted(
@@ -33,44 +38,62 @@ def load_wanted(
     wanted: Sequence[Wanted],
     *,
     threads: int,
+    memory: int = DECODE_MEMORY,
+    shelf: Shelf | None = None,
     decoder: BlockDecoder | None = None,
 ) -> None:
-    """Decode what is wanted, block by block, and hand every part to its ``write``.
-
-    Holds a handful of blocks a thread, whatever the length of chains.
+    """Decode what is wanted, and hand every part to its ``write``. Every record is read and decoded once.
 
     Args:
-        decoder: one for the closure of the manifest, if it is to keep blocks from call to call.
+        memory: bytes, half of them for what is read ahead, half for blocks that several chains share; where those are
+            more, some are decoded again. Beside that a handful of blocks a thread are held, however long chains are.
+        shelf: where a walk over many steps keeps blocks.
+        decoder: one for the closure of the manifest, if small parts are read one after another. It keeps blocks from
+            call to call, and nothing is planned.
 
     Raises:
         CorruptObjectError, MissingObjectError: a record is damaged or gone; names the tensor and the step.
         UnknownVersionError: a record needs a newer version of this package.
     """
     lookup = index_lookup(store, manifest)
-    decoding = BlockDecoder(store, lookup) if decoder is None else decoder
-    groups = group_reads(plan_load(manifest, wanted), lookup)
+    reads = plan_load(manifest, wanted)
+    if decoder is not None:
+        _run(lambda read: _read_alone(decoder, manifest, read), reads, threads)
+        return
+    kept = Shelf(0) if shelf is None else shelf
+    available = kept.held()
+    blocks = [read.ref for read in reads]
 
-    def read(group: Sequence[BlockRead]) -> None:
-        copies = {block.ref: block.copies for block in group}
+    def give(number: int, data: Bytes) -> None:
+        _copy(reads[number], data)
 
-        def hand_over(ref: RecordRef, data: Bytes) -> None:
-            for copy in copies[ref]:
-                _hand_over(data, copy.dtype.code, copy.block, copy.box, copy.wanted)
+    try:
+        tasks = plan_decoding(blocks, lookup, budget=memory // 2, available=available)
+        runner = TaskDecoder(store, lookup, blocks, tasks, read_budget=memory // 2, available=available, shelf=kept)
+        _run(lambda task: runner.run(task, give), tasks, threads)
+    except DecodeError as failed:
+        _name_tensor(failed.error, manifest, reads[failed.number])
 
-        try:
-            decoding.decode_all(list(copies), hand_over)
-        except _BROKEN as error:
-            if len(group) == 1:
-                _name_tensor(error, manifest, group[0])
-            # Alone, each says which of them it is that cannot be read.
-            for block in group:
-                read([block])
 
-    if len(groups) == 1:
-        read(groups[0])
+def _read_alone(decoder: BlockDecoder, manifest: Manifest, read: BlockRead) -> None:
+    try:
+        _copy(read, decoder.decode(read.ref))
+    except UNUSABLE as error:
+        _name_tensor(error, manifest, read)
+
+
+def _copy(read: BlockRead, data: Bytes) -> None:
+    for copy in read.copies:
+        _hand_over(data, copy.dtype.code, copy.block, copy.box, copy.wanted)
+
+
+def _run(work: Callable[[_Item], None], items: Sequence[_Item], threads: int) -> None:
+    """Do all work, in threads where there is more than one item; begun in order."""
+    if len(items) == 1:
+        work(items[0])
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="deltackpt-load") as executor:
-        for _ in ordered_map(executor, read, groups, window=2 * threads):
+        for _ in ordered_map(executor, work, items, window=2 * threads):
             pass
 
 

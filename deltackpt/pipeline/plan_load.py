@@ -9,18 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.errors import IncompleteStepError, InvalidArgumentError
-from deltackpt.format.index import Index
 from deltackpt.format.manifest import Manifest
-from deltackpt.pipeline.decode import needs_of
-from deltackpt.store.base import UNUSABLE, RecordRef
+from deltackpt.store.base import RecordRef
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import DType, by_code
 from deltackpt.tensor.grid import cut
 
-__all__ = ["BlockRead", "Copy", "Wanted", "group_reads", "plan_load"]
-
-# A weight with its moments and copies; where records of other steps are wanted, too, groups could grow without end.
-_MOST_TOGETHER = 8
+__all__ = ["BlockRead", "Copy", "Wanted", "plan_load"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,37 +81,3 @@ def plan_load(manifest: Manifest, wanted: Sequence[Wanted]) -> list[BlockRead]:
 
 def _ref(manifest: Manifest, block: int) -> RecordRef:
     return RecordRef(manifest.indexes[int(manifest.block_index[block])].identity, int(manifest.block_row[block]))
-
-
-def group_reads(reads: Sequence[BlockRead], lookup: Callable[[bytes], Index]) -> list[list[BlockRead]]:
-    """Reads of which one needs the other, such as a weight's and its moments', together: their chains share records.
-
-    Decoded alone, the moments of every step of a chain would be decoded once more for each block that needs them. A
-    record whose index cannot be read stays alone: decoding it says why.
-
-    Args:
-        reads: each record once, in the order in which they are stored.
-        lookup: identity to index.
-
-    Returns:
-        Groups in the order in which the first of each is stored; each in the order of ``reads``.
-    """
-    number = {read.ref: position for position, read in enumerate(reads)}
-    group = list(range(len(reads)))
-    members = {position: [position] for position in group}
-    for position, read in enumerate(reads):
-        try:
-            needs = needs_of(read.ref, lookup)
-        except UNUSABLE:
-            continue
-        for need in needs:
-            other = number.get(need)
-            if other is None or group[other] == group[position]:
-                continue
-            first, second = sorted((group[other], group[position]))
-            if len(members[first]) + len(members[second]) > _MOST_TOGETHER:
-                continue
-            for moved in members[second]:
-                group[moved] = first
-            members[first] = sorted(members[first] + members.pop(second))
-    return [[reads[position] for position in found] for found in members.values()]

@@ -13,7 +13,8 @@ from deltackpt.errors import CorruptObjectError
 from deltackpt.format.hashing import address
 from deltackpt.format.index import Index
 from deltackpt.format.record import Need, Record, Tile
-from deltackpt.pipeline.decode import BlockDecoder, chain_of, decode_one
+from deltackpt.pipeline.chains import chain_of
+from deltackpt.pipeline.decode import BlockDecoder, decode_one
 from deltackpt.pipeline.memo import BlockMemo
 from deltackpt.pipeline.slots import assemble, element_view, slot_inputs
 from deltackpt.store.base import RecordRef, index_lookup
@@ -144,7 +145,7 @@ def test_sources_that_are_not_as_large_as_their_needs_say() -> None:
 
 
 def test_a_chain_is_held_two_blocks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = create_store(MemoryBackend(), StoreOptions(key_every=100))
+    store = create_store(MemoryBackend(), StoreOptions("previous", key_every=100))
     w = floats(64)
     for step in range(10):
         save_step(store, {"w": w}, step=step)

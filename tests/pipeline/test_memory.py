@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from deltackpt.backend.memory import MemoryBackend
-from deltackpt.pipeline.decode import BlockDecoder
+from deltackpt.pipeline import decode_tasks
+from deltackpt.pipeline.decode import decode_listed
 from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.load import load_wanted
 from deltackpt.pipeline.partners import group_items
@@ -128,14 +129,13 @@ def test_the_next_save_keeps_no_more_than_one_state() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_load_holds_a_few_blocks_a_thread(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """However long the chains are."""
-    store = create_store(MemoryBackend(), StoreOptions(block_elements=64, key_every=100))
+    store = create_store(MemoryBackend(), StoreOptions("previous", block_elements=64, key_every=100))
     w = floats(100 * 64)
     for step in range(5):
         save_step(store, {"w": w}, step=step)
         w = near(w, seed=step)
     live = Live()
-    original = BlockDecoder._decode_step
-    monkeypatch.setattr(BlockDecoder, "_decode_step", lambda *args: live.track(original(*args)))
+    monkeypatch.setattr(decode_tasks, "decode_listed", lambda *args: live.track(decode_listed(*args)))
     load_wanted(
         store,
         load_manifest(store, 4),

@@ -18,7 +18,7 @@ import deltackpt
 from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, PREVIOUS, SCALE, ZERO
 from deltackpt.dcp import DeltaStorageWriter
 from deltackpt.dcp.entries import classify_entries
-from deltackpt.pipeline.decode import chain_of
+from deltackpt.pipeline.chains import chain_of
 from deltackpt.pipeline.items import Place, SaveItem
 from deltackpt.pipeline.partners import ItemGroup, Partners, group_items
 from deltackpt.store.base import RecordRef, index_lookup

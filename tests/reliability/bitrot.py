@@ -20,7 +20,7 @@ from deltackpt.backend.local import LocalBackend
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.errors import DeltackptError
 from deltackpt.format.keys import INDEXES, MANIFESTS, PACKS, STORE_JSON, pack_key
-from deltackpt.pipeline.decode import chain_of
+from deltackpt.pipeline.chains import chain_of
 from deltackpt.pipeline.verify import VerifyReport, verify_store
 from deltackpt.store.base import RecordRef, index_lookup
 from deltackpt.store.catalog import visible_steps
