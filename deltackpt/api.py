@@ -22,6 +22,7 @@ from deltackpt.pipeline.prune import PruneReport, prune_store
 from deltackpt.pipeline.repair import RepairReport, repair_store
 from deltackpt.pipeline.save import SaveSettings, default_threads
 from deltackpt.pipeline.verify import VerifyReport, verify_store
+from deltackpt.pipeline.walk import walk_steps
 from deltackpt.store.base_cache import parse_base_memory
 from deltackpt.store.branches import delete_branch, make_branch
 from deltackpt.store.catalog import DEFAULT_BRANCH, find_step, parse_step, visible_steps
@@ -257,6 +258,67 @@ class Store:
         """
         found = find_step(self._opened, parse_step(step, branch))
         return Step(self._opened, found.key, found.manifest_bytes)
+
+    def iter_steps(
+        self,
+        steps: Iterable[int | str] | None = None,
+        prefix: str = "",
+        *,
+        branch: str = DEFAULT_BRANCH,
+        memory: int | str = "auto",
+        trust_objects: bool = False,
+    ) -> Iterator[tuple[Step, dict[str, object]]]:
+        """Load many steps one after another; what several of them are decoded from is decoded once.
+
+        Args:
+            steps: as :meth:`step` takes them, best in rising order; by default all of the branch.
+            prefix: of the FQNs to load; a step where nothing starts with it gives an empty dict.
+            branch: of steps that do not name one.
+            memory: bytes in which decoded blocks are kept from step to step, or ``"auto"``, a quarter of the free
+                memory. For every record to be decoded once, ``previous`` chains take one state, ``skip`` chains a few.
+            trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
+
+        Yields:
+            The step, and FQN to tensor (or value, for objects).
+
+        Raises:
+            StepNotFoundError: one of the steps is not there.
+            InvalidArgumentError: that is not how a step is written, or an amount of memory.
+            UntrustedObjectError: an object is a pickle and was not trusted.
+
+        Example:
+            >>> import torch
+            >>> from torch.distributed.checkpoint import save
+            >>> from deltackpt.dcp import DeltaStorageWriter
+            >>> store = Store.create("memory://docs-walk")
+            >>> for step in (1, 2):
+            ...     writer = DeltaStorageWriter(store, step=step)
+            ...     _ = save({"w": torch.full((2,), float(step))}, storage_writer=writer, no_dist=True)
+            >>> [(step.key.step, state["w"].tolist()) for step, state in store.iter_steps()]
+            [(1, [1.0, 1.0]), (2, [2.0, 2.0])]
+        """
+        from deltackpt.formats.state import load_entries
+
+        opened = self._opened
+        if steps is None:
+            found = visible_steps(opened, branch)
+        else:
+            found = [find_step(opened, parse_step(step, branch)) for step in steps]
+        walk = walk_steps(opened, [step.key for step in found], prefix, memory=parse_base_memory(memory))
+        for place, (manifest, shelf) in zip(found, walk, strict=True):
+            step = Step(opened, place.key, place.manifest_bytes)
+            entries = [entry for entry in manifest.entries if entry.fqn.startswith(prefix)]
+            yield (
+                step,
+                load_entries(
+                    opened,
+                    manifest,
+                    entries,
+                    trust_objects=trust_objects,
+                    threads=default_threads(),
+                    shelf=shelf,
+                ),
+            )
 
     def tag(self, step: int | str, name: str, *, move: bool = False) -> None:
         """Name a step.

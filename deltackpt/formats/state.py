@@ -16,6 +16,7 @@ from deltackpt.format.manifest import Entry, Manifest
 from deltackpt.formats.objects import stored_to_object
 from deltackpt.pipeline.load import load_wanted
 from deltackpt.pipeline.plan_load import Wanted
+from deltackpt.pipeline.shelf import Shelf
 from deltackpt.pipeline.slots import element_view
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
@@ -44,9 +45,18 @@ def load_tensor(store: OpenStore, manifest: Manifest, fqn: str, index: Index | N
 
 
 def load_entries(
-    store: OpenStore, manifest: Manifest, entries: Sequence[Entry], *, trust_objects: bool, threads: int
+    store: OpenStore,
+    manifest: Manifest,
+    entries: Sequence[Entry],
+    *,
+    trust_objects: bool,
+    threads: int,
+    shelf: Shelf | None = None,
 ) -> dict[str, object]:
     """FQN to tensor or value, for each of the entries.
+
+    Args:
+        shelf: where a walk over many steps keeps blocks.
 
     Raises:
         UntrustedObjectError: one of them is a pickle, and not ``trust_objects``.
@@ -54,7 +64,7 @@ def load_entries(
     # In the order of the entries, whatever is filled in first.
     values: dict[str, object] = dict.fromkeys(entry.fqn for entry in entries)
     objects = [(entry, *object_target(entry)) for entry in entries if entry.kind != "tensor"]
-    load_wanted(store, manifest, [want for _, _, want in objects], threads=threads)
+    load_wanted(store, manifest, [want for _, _, want in objects], threads=threads, shelf=shelf)
     for entry, data, _ in objects:
         values[entry.fqn] = stored_to_object(entry.encoding, data.tobytes(), trust_objects=trust_objects, fqn=entry.fqn)
     wanted = []
@@ -62,7 +72,7 @@ def load_entries(
         if entry.kind == "tensor":
             values[entry.fqn], want = _target(entry, Box.whole(entry.shape))
             wanted.append(want)
-    load_wanted(store, manifest, wanted, threads=threads)
+    load_wanted(store, manifest, wanted, threads=threads, shelf=shelf)
     return values
 
 
