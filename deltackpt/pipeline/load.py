@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, TypeVar
 
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from deltackpt.errors import CorruptObjectError, DeltackptError
 from deltackpt.format.manifest import Manifest
+from deltackpt.pipeline.chains import Lookup, chain_of
 from deltackpt.pipeline.decode import BlockDecoder
 from deltackpt.pipeline.decode_tasks import DecodeError, TaskDecoder
 from deltackpt.pipeline.ordered import ordered_map
-from deltackpt.pipeline.plan_decode import plan_decoding
+from deltackpt.pipeline.plan_decode import DecodeTask, plan_decoding
 from deltackpt.pipeline.plan_load import BlockRead, Wanted, plan_load
 from deltackpt.pipeline.shelf import Shelf
 from deltackpt.pipeline.slots import element_view
-from deltackpt.store.base import UNUSABLE, index_lookup
+from deltackpt.store.base import UNUSABLE, RecordRef, index_lookup
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
@@ -68,11 +69,26 @@ def load_wanted(
         _copy(reads[number], data)
 
     try:
-        tasks = plan_decoding(blocks, lookup, budget=memory // 2, available=available)
+        tasks = _plan(blocks, lookup, memory // 2, available)
         runner = TaskDecoder(store, lookup, blocks, tasks, read_budget=memory // 2, available=available, shelf=kept)
         _run(lambda task: runner.run(task, give), tasks, threads)
     except DecodeError as failed:
         _name_tensor(failed.error, manifest, reads[failed.number])
+
+
+def _plan(
+    blocks: Sequence[RecordRef], lookup: Lookup, budget: int, available: Mapping[RecordRef, Bytes]
+) -> list[DecodeTask]:
+    try:
+        return plan_decoding(blocks, lookup, budget=budget, available=available)
+    except UNUSABLE as error:
+        # An index of the closure cannot be read. Which of the blocks needs it?
+        for number, block in enumerate(blocks):
+            try:
+                chain_of(block, lookup, available)
+            except UNUSABLE as found:
+                raise DecodeError(number, found) from error
+        raise
 
 
 def _read_alone(decoder: BlockDecoder, manifest: Manifest, read: BlockRead) -> None:

@@ -7,7 +7,7 @@ tile of a tensor that was sharded otherwise, is a task of its own, and held unti
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ __all__ = ["DecodeTask", "plan_decoding"]
 
 # A weight, its moments and copies in two precisions make five.
 _MOST_TOGETHER = 8
+
+# Each pass over the graph finds records to share below those of the one before. One or none is what states take.
+_MOST_PASSES = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,18 +56,58 @@ def plan_decoding(
         members.setdefault(groups.find(number), []).append(number)
     numbers = {root: position for position, root in enumerate(members)}
     users = {ref: {numbers[groups.find(number)] for number in found} for ref, found in met.items()}
+    clusters = [[blocks[number] for number in found] for found in members.values()]
     kept = _within(users, len(members), lookup, budget)
+    for _ in range(_MOST_PASSES):
+        # What a shared record needs may be needed by others, too.
+        twice = _reached_twice(clusters, users, kept, lookup, available)
+        if not twice:
+            break
+        users = {**users, **twice}
+        kept = _within(users, len(members), lookup, budget)
     first: dict[int, list[RecordRef]] = {}
-    for ref in sorted(kept, key=lambda ref: (depth_of(ref, lookup), ref)):
+    for ref in _by_depth(kept, lookup):
         first.setdefault(min(users[ref]), []).append(ref)
     tasks = []
     for position, found in enumerate(members.values()):
         for ref in first.get(position, ()):
             order = chain_of_all([ref], lookup, _Known(available, kept - {ref}))
             tasks.append(DecodeTask(order, (), ref))
-        order = chain_of_all([blocks[number] for number in found], lookup, _Known(available, kept))
+        order = chain_of_all(clusters[position], lookup, _Known(available, kept))
         tasks.append(DecodeTask(order, tuple(found), None))
     return tasks
+
+
+def _by_depth(refs: Collection[RecordRef], lookup: Lookup) -> list[RecordRef]:
+    return sorted(refs, key=lambda ref: (depth_of(ref, lookup), ref))
+
+
+def _reached_twice(
+    clusters: Sequence[Sequence[RecordRef]],
+    users: Mapping[RecordRef, set[int]],
+    kept: frozenset[RecordRef],
+    lookup: Lookup,
+    available: Container[RecordRef],
+) -> dict[RecordRef, set[int]]:
+    """Records that more than one task would decode, and the numbers of the clusters in question; without those that
+    were found before."""
+    owner: dict[RecordRef, tuple[int, RecordRef | None]] = {}
+    found: dict[RecordRef, set[int]] = {}
+    roots: list[tuple[int, RecordRef | None, list[RecordRef]]] = [
+        (min(users[ref]), ref, needs_of(ref, lookup)) for ref in _by_depth(kept, lookup)
+    ]
+    roots += [(position, None, list(cluster)) for position, cluster in enumerate(clusters)]
+    for position, shared, todo in roots:
+        while todo:
+            ref = todo.pop()
+            if ref in available or ref in kept:
+                continue
+            if ref not in owner:
+                owner[ref] = position, shared
+                todo.extend(needs_of(ref, lookup))
+            elif owner[ref] != (position, shared) and ref not in users:
+                found.setdefault(ref, {owner[ref][0]}).add(position)
+    return found
 
 
 class _Known:
@@ -130,7 +173,7 @@ def _within(users: dict[RecordRef, set[int]], tasks: int, lookup: Lookup, budget
     for ref in sorted(users, key=lambda ref: (max(users[ref]) - min(users[ref]), ref)):
         span = slice(min(users[ref]), max(users[ref]) + 1)
         size = int(lookup(ref.identity).identity.raw[ref.row])
-        if len(users[ref]) > 1 and int(held[span].max()) + size <= budget:
+        if int(held[span].max()) + size <= budget:
             held[span] += size
             kept.add(ref)
     return frozenset(kept)
