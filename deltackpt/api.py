@@ -403,7 +403,7 @@ class Store:
         remove_source: bool = False,
         dry_run: bool = False,
         threads: int | None = None,
-        base_memory: int | str = 512 << 20,
+        base_memory: int | str = 384 << 20,
         progress: Callable[[Meter], None] | None = None,
     ) -> ImportReport:
         """Take in checkpoints that lie on disk as files, byte for byte, in order of their steps.
@@ -646,7 +646,7 @@ class Step:
         """One tensor by its FQN, or a part of it; decodes only the blocks that the part touches.
 
         Args:
-            name: the FQN, as :meth:`entries` lists it.
+            name: the FQN, as :meth:`entries` lists it, or that of a tensor of an imported file which is a view of one.
             index: integers and slices of step 1, as for indexing the tensor.
 
         Returns:
@@ -656,9 +656,16 @@ class Step:
             TensorNotFoundError: there is no such tensor.
             CorruptObjectError, MissingObjectError: a part of the store is damaged or gone.
         """
+        from deltackpt.formats.file_views import load_view
         from deltackpt.formats.state import load_tensor
 
-        return load_tensor(self._opened, self.manifest, name, index, threads=default_threads())
+        try:
+            return load_tensor(self._opened, self.manifest, name, index, threads=default_threads())
+        except TensorNotFoundError:
+            view = load_view(self._opened, self.manifest, name, threads=default_threads())
+            if view is None:
+                raise
+            return view if index is None else view[index]
 
     def load(self, prefix: str = "", *, trust_objects: bool = False) -> dict[str, object]:
         """FQN to tensor (or value, for objects), for all whose FQN starts with ``prefix``.
@@ -670,9 +677,13 @@ class Step:
             TensorNotFoundError: nothing starts with ``prefix``.
             UntrustedObjectError: an object is a pickle and was not trusted.
         """
+        from deltackpt.formats.recipe import BODY_PREFIX, FILE_PREFIX, FILE_ROLE
         from deltackpt.formats.state import load_entries
 
         entries = self.entries(prefix)
+        if not prefix.startswith((FILE_PREFIX, BODY_PREFIX)):
+            # What describes files is no part of the state.
+            entries = [entry for entry in entries if entry.role != FILE_ROLE]
         if not entries and prefix:
             raise TensorNotFoundError(f"nothing in the step starts with {prefix!r}", where=str(self._key))
         return load_entries(
