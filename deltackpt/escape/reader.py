@@ -527,7 +527,7 @@ class Records:
         payload = Cursor(cursor.take(payload_size), f"{cursor.where}, payload")
         cursor.end()
         check_xxh64(data[:32] + data[40:], checksum, cursor.where)
-        if code not in DTYPES or predictor not in PREDICTORS or coder > 2 or flags:
+        if code not in DTYPES or predictor not in PREDICTORS or coder > 3 or flags:
             fail(cursor.where, f"unknown dtype {code}, predictor {predictor}, coder {coder} or flags {flags}")
         dtype, ndim = DTYPES[code], meta.varint()
         shape = meta.varints(ndim) if ndim <= 64 else meta.fail(f"{ndim} dimensions")
@@ -545,8 +545,7 @@ class Records:
             block: Bytes = np.frombuffer(payload.take(size), np.uint8)
         else:
             prediction, keys = predict(predictor, dtype, size, slots, parameters, meta.where)
-            read = read_planes(payload, size, dtype.word) if coder == 1 else read_rans(payload, prediction, keys, dtype)
-            block = add_residual(prediction, read, dtype)
+            block = decode_words(coder, payload, prediction, keys, dtype)
         payload.end()
         if xxhash is not None and xxhash.xxh3_128_digest(block.data) != address:
             fail(cursor.where, "damaged: it does not decode to the bytes that its address stands for")
@@ -664,6 +663,40 @@ def cast(words: NDArray[Any], dtype: Dtype) -> Bytes:
         rounded[nan] = 0x7E00
     result: Bytes = rounded.view(np.uint8)
     return result
+
+
+def decode_words(coder: int, payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dtype) -> Bytes:
+    """The bytes of a block, by coder "planes", "rans" or "narrow"."""
+    if coder == 3:
+        return read_narrow(payload, prediction, keys, dtype)
+    if coder == 1:
+        return add_residual(prediction, read_planes(payload, prediction.size, dtype.word), dtype)
+    return add_residual(prediction, read_rans(payload, prediction, keys, dtype), dtype)
+
+
+def read_narrow(payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dtype) -> Bytes:
+    """Coder "narrow": words shifted down to fewer bytes, or the numbers of values in a list, by coder "rans"."""
+    kind, method = np.dtype(f"<u{dtype.word}"), payload.number(1)
+    words: NDArray[Any] = prediction.view(kind)
+    if method == 1:
+        shift, width = payload.number(1), payload.number(1)
+        if shift >= 8 * dtype.word or width not in (2, 4):
+            payload.fail("a field of the head of coder narrow is out of its range")
+        whole = dtype.kind == "float" and 8 * dtype.word - shift == 8 * width
+        inner = DTYPES[{2: (5, 11), 4: (7, 12)}[width][whole]]
+        guess = (words >> kind.type(shift)).astype(f"<u{width}").view(np.uint8)
+        narrow: NDArray[Any] = decode_words(2, payload, guess, keys, inner).view(f"<u{width}").astype(kind)
+        block: Bytes = (narrow << kind.type(shift)).view(np.uint8)
+        return block
+    if method != 2 or prediction.any() or keys is not None:
+        payload.fail(f"coder narrow with method {method}, or a list of values with a prediction")
+    listed: NDArray[Any] = np.frombuffer(payload.take(dtype.word * payload.number(2)), kind)
+    middle = np.full(words.size, listed.size >> 1, "<u2").view(np.uint8)
+    places = decode_words(2, payload, middle, None, DTYPES[5]).view("<u2")
+    if places.max(initial=0) >= listed.size:
+        payload.fail("the number of a value that is not in the list of coder narrow")
+    words = listed[places]
+    return words.view(np.uint8)
 
 
 def read_planes(payload: Cursor, size: int, word: int) -> Bytes:
