@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,10 +41,12 @@ from deltackpt.store.stats import StoreStats, collect_stats
 if TYPE_CHECKING:
     import torch
 
+    from deltackpt.formats.eject import EjectedStep, EjectReport
     from deltackpt.formats.importing.report import ImportReport, Meter
     from deltackpt.formats.source import StepSource
     from deltackpt.formats.state import Index
     from deltackpt.formats.step_files import StepFile, StepFiles
+    from deltackpt.formats.watch import Watch, WatchEvent
 
 __all__ = ["BranchInfo", "Step", "StepInfo", "Store"]
 
@@ -596,6 +599,82 @@ class Store:
             settings=SaveSettings(threads, 0),
             progress=progress,
         )
+
+    def eject(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        trust_objects: bool = False,
+        progress: Callable[[int, EjectedStep], None] | None = None,
+    ) -> EjectReport:
+        """Write every step as files, to ``OUT/BRANCH/FOLDER``: imported files as they were, other steps as torch files.
+
+        Every hash is checked. ``SHA256SUMS`` lists all files, ``steps.json`` has metrics and tags. Run again, it writes
+        what is missing. A step that cannot be written is in the report, and the others are written.
+
+        Args:
+            trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
+            progress: called with how many steps are done, and the last of them.
+
+        Raises:
+            BackendError: the folder cannot be written.
+        """
+        from deltackpt.formats.eject import eject
+
+        return eject(
+            self._opened,
+            list_steps(self._opened),
+            Path(out),
+            trust_objects=trust_objects,
+            threads=default_threads(),
+            finished=progress,
+        )
+
+    def watch(
+        self,
+        folder: str | os.PathLike[str],
+        report: Callable[[WatchEvent], None],
+        *,
+        branch: str = DEFAULT_BRANCH,
+        pattern: str | None = None,
+        settle: float = 30.0,
+        every: float = 5.0,
+        strict: bool = False,
+        remove_source: bool = False,
+        keep_source: int = 1,
+        threads: int | None = None,
+        base_memory: int | str = 512 << 20,
+    ) -> Watch:
+        """What takes in checkpoints that a trainer writes into a folder, each as it is complete.
+
+        Args:
+            folder: it may not be there yet.
+            report: called with everything that happens.
+            pattern: which paths are checkpoints; see :meth:`import_checkpoints`.
+            settle: seconds for which no file of a checkpoint must have changed.
+            every: seconds between two looks.
+            strict: whether a checkpoint that lacks files is never taken in.
+            remove_source: whether a source is removed once its step was read back and compared with it.
+            keep_source: how many of the newest sources stay all the same.
+
+        Returns:
+            The watch: its ``run`` goes on until its ``stop`` is set, its ``look`` takes in what is ready now.
+
+        Raises:
+            InvalidArgumentError: an argument makes no sense.
+        """
+        from deltackpt.formats.importing.run import ImportSettings
+        from deltackpt.formats.watch import Watch, WatchSettings
+
+        if settle < 0 or every <= 0 or keep_source < 0:
+            raise InvalidArgumentError(
+                f"settle={settle}, every={every} and keep_source={keep_source}",
+                hint="they are not below 0, every above",
+            )
+        save = SaveSettings(default_threads() if threads is None else threads, parse_base_memory(base_memory))
+        imports = ImportSettings(check_branch(branch), strict, False, remove_source, save)
+        settings = WatchSettings(settle, every, pattern, keep_source, imports)
+        return Watch(self._opened, Path(folder), settings, report, time.monotonic)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"

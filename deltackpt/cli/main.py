@@ -17,6 +17,7 @@ from deltackpt.cli import (
     copy,
     diff,
     doctor,
+    eject,
     import_files,
     init,
     keygen,
@@ -27,6 +28,7 @@ from deltackpt.cli import (
     sign,
     stats,
     verify,
+    watch,
 )
 from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import EXIT_CLOSED, EXIT_INTERRUPTED, describe
@@ -45,7 +47,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (init, import_files, log, show, restore, diff, stats, copy, verify, protect, keygen, sign, doctor):
+for _module in (
+    init,
+    import_files,
+    log,
+    show,
+    restore,
+    diff,
+    stats,
+    copy,
+    eject,
+    watch,
+    verify,
+    protect,
+    keygen,
+    sign,
+    doctor,
+):
     app.command(_module.NAME, epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 
 
