@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
-from torch.distributed.checkpoint.staging import AsyncStager, DefaultStager, StagingOptions
+from torch.distributed.checkpoint.staging import AsyncStager, BlockingAsyncStager, DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -112,6 +112,20 @@ def test_torchs_own_stager_kept_for_all_saves(delta_store: Store) -> None:
             live[name].copy_(tensor)
         done(async_save(live, storage_writer=DeltaStorageWriter(delta_store, step), async_stager=stager))
     stager.close()
+    assert_exact(delta_store, walk)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_torchs_blocking_stager(delta_store: Store, cached: bool) -> None:
+    walk, stager = a_walk(3), BlockingAsyncStager(cache_staged_state_dict=cached)
+    live = {name: tensor.clone() for name, tensor in walk[0].items()}
+    for step, state in enumerate(walk):
+        for name, tensor in state.items():
+            live[name].copy_(tensor)
+        response = async_save(live, storage_writer=DeltaStorageWriter(delta_store, step), async_stager=stager)
+        for tensor in live.values():
+            tensor.fill_(-1)
+        done(response)
     assert_exact(delta_store, walk)
 
 
