@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from deltackpt.pipeline.walk import walk_steps
 from deltackpt.store.base_cache import parse_base_memory
 from deltackpt.store.branches import delete_branch, make_branch
 from deltackpt.store.catalog import DEFAULT_BRANCH, find_step, parse_step, visible_steps
+from deltackpt.store.collect import GRACE, GcReport, collect
 from deltackpt.store.listing import ListedStep, describe_step, list_steps, log_damaged
 from deltackpt.store.names import add_note, put_tag, read_branch_starts, remove_tag
 from deltackpt.store.opened import OpenStore, create_store, open_store
@@ -449,6 +450,29 @@ class Store:
         if dry_run:
             return ImportReport([plan_of(one) for one in found.checkpoints], skipped)
         return run_import(self._opened, found.checkpoints, settings, skipped=skipped, changed=progress)
+
+    def gc(
+        self,
+        *,
+        grace: float = GRACE.total_seconds(),
+        wait: bool = True,
+        dry_run: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> GcReport:
+        """Delete what no step lists any more: packs and index objects of steps that are gone, replaced generations.
+
+        Safe while others save and read. What a save in progress may need stays until a later run.
+
+        Args:
+            grace: seconds for which objects stay after they were marked, for readers that began before.
+            wait: wait for that. Without, this run deletes what earlier ones marked, as suits a training loop.
+            dry_run: only say how much could go.
+            progress: called with the manifests read and the manifests in all.
+
+        Raises:
+            CorruptObjectError: a manifest cannot be read, so that nobody knows what it needs; nothing was deleted.
+        """
+        return collect(self._opened, grace=timedelta(seconds=grace), wait=wait, dry_run=dry_run, progress=progress)
 
     def verify(
         self,
