@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from deltackpt.codec.coders.narrow import Narrow
 from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.coders.raw import Raw
@@ -43,7 +42,7 @@ PREDICTORS: tuple[Predictor, ...] = (
     Linear(),
     Mean(),
 )
-CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans(), Narrow())
+CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}
 _CODERS = {c.id: c for c in CODERS}
