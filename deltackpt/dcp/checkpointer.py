@@ -18,9 +18,11 @@ from deltackpt.dcp.peers import Peers
 from deltackpt.dcp.preemption import Preemption
 from deltackpt.dcp.resume import Resumed, load_newest
 from deltackpt.errors import DeltackptError, InvalidArgumentError
+from deltackpt.format.keys import MAX_STEP, StepKey
 from deltackpt.schedule import Moment, Schedule
 from deltackpt.store.catalog import DEFAULT_BRANCH, visible_steps
 from deltackpt.store.retention import Retention
+from deltackpt.store.visible import steps_before
 
 __all__ = ["Checkpointer"]
 
@@ -169,17 +171,19 @@ class Checkpointer:
         if wait:
             self.wait()
 
-    def resume(self, state: dict[str, Any], step: int | None = None) -> Resumed | None:
+    def resume(self, state: dict[str, Any], step: int | str | None = None) -> Resumed | None:
         """Load the newest step that has everything that the state asks for, in place, and go on from there.
 
         Steps that lack a part of the state (an optimizer that is saved less often) or that are damaged are passed over;
         the answer and the log say which. As training goes on from the step loaded, those after it are replaced one by
-        one as they are saved anew.
+        one as they are saved anew. A branch that has no such step goes on from where it starts, with a schedule that
+        begins anew.
 
         Args:
             state: as for :meth:`step`. Pass an optimizer itself, not its state dict, which is empty before its first
                 step. Values that are no such objects are replaced in ``state``.
-            step: a certain step instead. Later ones are not replaced: go on in another branch.
+            step: a certain step instead, as :meth:`deltackpt.Store.step` takes it. Later ones are not replaced: go on
+                in another branch.
 
         Returns:
             What was loaded; None where the branch has no steps.
@@ -191,19 +195,25 @@ class Checkpointer:
         """
         self._check_open()
         self.wait()
-        if step is None:
-            candidates = [found.key for found in reversed(visible_steps(self._store.opened, self._branch))]
-        else:
-            candidates = [self._store.step(check_step(step), self._branch).key]
-        if self._peers.agree([int(not candidates)])[0]:
+        candidates = self._peers.share(lambda: self._candidates(step))
+        if not candidates:
             return None
         resumed = load_newest(self._store, candidates, state, self._peers, trust_objects=self._trust_objects)
-        if _SCHEDULE in resumed.writer:
+        own = resumed.branch == self._branch
+        if own and _SCHEDULE in resumed.writer:
             self._contents.load(resumed.writer[_SCHEDULE])
-        self._last, self._has_complete = resumed.step, True
-        self._replace_after = resumed.step if step is None else None
+        self._has_complete = True
+        # A branch may number its steps anew.
+        self._last = resumed.step if own else None
+        self._replace_after = None if step is not None else resumed.step if own else -1
         _LOG.info("resumed from step %s:%d", resumed.branch, resumed.step)
         return resumed
+
+    def _candidates(self, step: int | str | None) -> list[StepKey]:
+        """The steps to resume from, newest first."""
+        if step is not None:
+            return [self._store.step(step, self._branch).key]
+        return [found.key for found in steps_before(self._store.opened, self._branch, MAX_STEP + 1)]
 
     def wait(self) -> None:
         """Wait for the save in flight.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from deltackpt.dcp.portable import portable
+
 __all__ = ["Peers"]
+
+_Value = TypeVar("_Value")
 
 
 class Peers:
@@ -45,6 +50,26 @@ class Peers:
         said = torch.tensor(list(values), dtype=torch.int64)
         dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self._words)
         return [int(value) for value in said.tolist()]
+
+    def share(self, make: Callable[[], _Value]) -> _Value:
+        """What ``make`` gives on the first rank, where alone it is called. A collective.
+
+        Raises:
+            Exception: what it raises there, on all ranks.
+        """
+        if self.alone:
+            return make()
+        told: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                told[0] = make()
+            except Exception as error:
+                told[1] = portable(error)
+        dist.broadcast_object_list(told, src=0, group=self._words)
+        if told[1] is not None:
+            raise told[1]
+        value: _Value = told[0]
+        return value
 
     def close(self) -> None:
         """Give the process groups up."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from deltackpt.dcp.background import DCP_ERRORS, cause_of, failure_of
 from deltackpt.dcp.peers import Peers
 from deltackpt.dcp.reader import DeltaStorageReader
 from deltackpt.errors import DeltackptError, IncompleteStepError, InvalidArgumentError
-from deltackpt.format.keys import MAX_STEP, StepKey
+from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import Manifest, Metric
 from deltackpt.store.base import UNUSABLE
 from deltackpt.store.opened import OpenStore
@@ -28,13 +28,12 @@ __all__ = ["Resumed", "SkippedStep", "Target", "find_complete", "load_newest", "
 
 _LOG = logging.getLogger("deltackpt")
 
-_NONE, _ERROR = -1, -2  # what a rank says in place of a step
-
 
 @dataclass(frozen=True, slots=True)
 class SkippedStep:
     """A step newer than the one that was resumed from, and why it was passed over."""
 
+    branch: str
     step: int
     reason: str
 
@@ -125,7 +124,7 @@ def load_newest(
     """Load the newest of some steps that has everything and is not damaged, in place. A collective.
 
     Args:
-        candidates: steps of one branch, newest first; at least one.
+        candidates: steps of one line, newest first, at least one; the same on all ranks.
         state: as for :class:`Target`; values that are no objects are replaced.
 
     Raises:
@@ -144,13 +143,13 @@ def load_newest(
         try:
             load(state, storage_reader=reader, process_group=peers.group)
         except DCP_ERRORS as error:
-            left = [other for other in left if other.step < key.step]
+            left = left[left.index(key) + 1 :]
             if not left or not isinstance(cause_of(error), UNUSABLE):
                 raise failure_of(f"step {key.branch}:{key.step} cannot be loaded", error) from error
-            passed.append(SkippedStep(key.step, f"it is damaged: {cause_of(error)}"))
+            passed.append(SkippedStep(key.branch, key.step, f"it is damaged: {cause_of(error)}"))
         else:
             for skipped in passed:
-                _LOG.warning("step %s:%d is passed over: %s", key.branch, skipped.step, skipped.reason)
+                _LOG.warning("step %s:%d is passed over: %s", skipped.branch, skipped.step, skipped.reason)
             header = store.opened.manifest(key).header
             return Resumed(key.step, key.branch, key.generation, header.metrics, tuple(passed), header.writer)
 
@@ -170,45 +169,48 @@ def find_complete(
     """The newest candidate that has everything on every rank, and those passed over before it. A collective.
 
     Args:
-        candidates: steps, newest first.
+        candidates: steps, newest first; the same on all ranks.
 
     Raises:
         InvalidArgumentError: as :meth:`Target.lacks`.
         IncompleteStepError: another rank raised.
     """
-    reasons: dict[int, str] = {}
-    bound = MAX_STEP
+    none, failed = len(candidates), len(candidates) + 1
+    reasons: dict[StepKey, str] = {}
+    start = 0
     while True:
-        key, said, error = None, _NONE, None
+        error = None
         try:
-            key = _newest_complete(store, [k for k in candidates if k.step <= bound], target, reasons)
-            said = _NONE if key is None else key.step
+            found = _next_complete(store, candidates, start, target, reasons)
         except DeltackptError as raised:
-            error, said = raised, _ERROR
-        below, highest = peers.agree([-said, said])
+            error, found = raised, failed
+        start, newest = peers.agree([found, -found])
         if error is not None:
             raise error
-        bound = -below
-        if bound == _ERROR:
+        if start == failed:
             raise IncompleteStepError("another rank cannot load its part of the state", where=store.url)
-        if bound in (highest, _NONE):
-            passed = [k.step for k in candidates if k.step > bound]
-            skipped = [SkippedStep(step, reasons.get(step, "another rank passes it over")) for step in passed]
-            return (None if bound == _NONE else key), skipped
+        if start in (-newest, none):
+            skipped = [
+                SkippedStep(key.branch, key.step, reasons.get(key, "another rank passes it over"))
+                for key in candidates[:start]
+            ]
+            return (None if start == none else candidates[start]), skipped
 
 
-def _newest_complete(
-    store: OpenStore, candidates: Iterable[StepKey], target: Target, reasons: dict[int, str]
-) -> StepKey | None:
-    for key in candidates:
+def _next_complete(
+    store: OpenStore, candidates: Sequence[StepKey], start: int, target: Target, reasons: dict[StepKey, str]
+) -> int:
+    """The place of the first candidate from ``start`` on that has everything; their number where none has."""
+    for place in range(start, len(candidates)):
+        key = candidates[place]
         try:
             lacks = target.lacks(store.manifest(key))
         except UNUSABLE as error:
             lacks = f"its manifest cannot be read: {error}"
         if lacks is None:
-            return key
-        reasons[key.step] = lacks
-    return None
+            return place
+        reasons[key] = lacks
+    return len(candidates)
 
 
 def _asked_by(state: Mapping[str, Any]) -> dict[str, _Asked]:

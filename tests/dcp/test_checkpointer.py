@@ -234,6 +234,36 @@ def test_a_damaged_step_is_passed_over(store: Store) -> None:
     assert torch.equal(state["model"]["w"], expected)
 
 
+def test_a_branch_goes_on_from_where_it_starts(store: Store) -> None:
+    with Checkpointer(store, every(2)) as checkpointer:
+        for step in range(1, 9):
+            checkpointer.step(step, a_state(step))
+    store.branch("tuned", at=4)
+    for branch_steps, expected in ((range(5, 8), ("main", 4)), (range(7, 9), ("tuned", 6))):
+        state = empty_state()
+        with Checkpointer(store, every(2), branch="tuned") as checkpointer:
+            resumed = checkpointer.resume(state)
+            assert resumed is not None
+            assert (resumed.branch, resumed.step) == expected
+            assert state["train"]["step"] == resumed.step
+            for step in branch_steps:
+                checkpointer.step(step, a_state(step))
+    assert [info.step for info in store.steps("tuned")] == [6, 8]
+    # Steps may be numbered anew.
+    store.branch("short", at="main:8")
+    with Checkpointer(store, every(2), branch="short") as checkpointer:
+        assert checkpointer.resume(empty_state()) is not None
+        for step in range(1, 4):
+            checkpointer.step(step, a_state(step))
+    with Checkpointer(store, every(2), branch="short") as checkpointer:
+        resumed = checkpointer.resume(empty_state())
+        assert resumed is not None
+        assert (resumed.branch, resumed.step) == ("short", 2)
+        resumed = checkpointer.resume(empty_state(), step="main:6")
+        assert resumed is not None
+        assert (resumed.branch, resumed.step) == ("main", 6)
+
+
 def test_an_optimizer_gets_a_state_to_load_into(store: Store) -> None:
     trained = Run(seed=1)
     trained.steps(3)
