@@ -104,6 +104,7 @@ class Checkpointer:
         self._together = not self._peers.alone and (preemption or not self._contents.by_step_alone)
         self._last: int | None = None
         self._has_complete = False
+        self._fresh = False  # whether a save was begun at the last step
         self._replace_after: int | None = None
         self._preempted = self._closed = False
         self._preemption = Preemption(listen=preemption)
@@ -293,10 +294,15 @@ class Checkpointer:
         if not self._together:
             # Ranks that do not talk find out about a failure together at the next save.
             return due, self._preemption.requested, self._peers.alone and self._saver.ended
+        told = [int(self._preemption.requested), int(self._saver.ended), int(not self._saver.ended)]
+        fresh, self._fresh = self._fresh, False
+        if self._contents.by_step_alone:
+            # What was told at the step before will do, but for the end of a save if another one has begun since.
+            preempted, some, not_all = self._peers.exchange(told)
+            return due, bool(preempted), bool(some) and not not_all and not fresh
         said = due if self._peers.is_first else [0] * len(due)
-        asked = [self._preemption.requested, self._saver.running, not self._saver.ended]
-        preempted, running, none_ended, *due = self._peers.agree([*map(int, asked), *said])
-        return due, bool(preempted), not running and not none_ended
+        preempted, some, not_all, *due = self._peers.agree([*told, *said])
+        return due, bool(preempted), bool(some) and not not_all
 
     def _begin(self, moment: Moment, state: State, saved: frozenset[str]) -> None:
         """Start a save, after the one in flight has ended."""
@@ -305,6 +311,7 @@ class Checkpointer:
         whole = state() if callable(state) else state
         part = self._contents.part(whole, saved)
         self._contents.advance(moment, saved)
+        self._fresh = True
         retraced = self._replace_after is not None and moment.step > self._replace_after
         self._saver.begin(
             Request(

@@ -28,6 +28,7 @@ class Peers:
         self.world = dist.get_world_size() if together else 1
         self._saves = dist.new_group(backend="gloo") if together else None
         self._words = dist.new_group(backend="gloo") if together else None
+        self._exchanged: tuple[dist.Work | None, torch.Tensor] | None = None
 
     @property
     def alone(self) -> bool:
@@ -49,6 +50,23 @@ class Peers:
             return list(values)
         said = torch.tensor(list(values), dtype=torch.int64)
         dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self._words)
+        return [int(value) for value in said.tolist()]
+
+    def exchange(self, values: Sequence[int]) -> list[int]:
+        """As :meth:`agree`, but of what was said at the last call, zeros at the first: nobody waits for the slowest."""
+        before = self._last_exchange(len(values))
+        said = torch.tensor(list(values), dtype=torch.int64)
+        work = dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self._words, async_op=True)
+        self._exchanged = (work, said)
+        return before
+
+    def _last_exchange(self, count: int) -> list[int]:
+        if self._exchanged is None:
+            return [0] * count
+        work, said = self._exchanged
+        self._exchanged = None
+        if work is not None:
+            work.wait()
         return [int(value) for value in said.tolist()]
 
     def share(self, make: Callable[[], _Value]) -> _Value:
@@ -73,6 +91,7 @@ class Peers:
 
     def close(self) -> None:
         """Give the process groups up."""
+        self._exchanged = None
         groups = [group for group in (self._saves, self._words) if group is not None]
         self._saves = self._words = None
         if dist.is_available() and dist.is_initialized():

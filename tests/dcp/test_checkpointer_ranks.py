@@ -35,7 +35,7 @@ def test_a_failure_on_one_rank_is_heard_by_all_at_the_same_step(ranks: Ranks, tm
 
 
 def test_a_signal_on_one_rank_saves_the_same_step_on_all(ranks: Ranks, tmp_path: Path) -> None:
-    assert ranks.run(2, loop_jobs.preempted, a_store(tmp_path)) == [[5, 1, [5]]] * 2
+    assert ranks.run(2, loop_jobs.preempted, a_store(tmp_path)) == [[6, 1, [6]]] * 2
 
 
 def test_resume_from_what_every_rank_can_use(ranks: Ranks, tmp_path: Path) -> None:
