@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec import Encoded, decode_block
+from deltackpt.codec import Encoded, Workspace, decode_block
 from deltackpt.errors import CorruptObjectError
 from deltackpt.format import hashing
 from deltackpt.format.record import Record, decode_record
@@ -26,13 +26,15 @@ __all__ = ["BlockDecoder", "decode_listed", "decode_one"]
 Bytes = NDArray[np.uint8]
 
 
-def decode_one(record: Record, bases: dict[bytes, Bytes], *, source: str, offset: int) -> Bytes:
+def decode_one(
+    record: Record, bases: dict[bytes, Bytes], *, source: str, offset: int, workspace: Workspace | None = None
+) -> Bytes:
     """Decode a record whose needs are given by address, and check the result against the record's own address."""
     dtype = by_code(record.dtype, where=source, offset=offset)
     inputs = slot_inputs(record.shape, record.needs, bases, source=source)
     encoded = Encoded(record.predictor, record.coder, record.params, memoryview(record.payload))
     size = math.prod(record.shape) * dtype.itemsize
-    data = decode_block(encoded, dtype, size, inputs, source=source)
+    data = decode_block(encoded, dtype, size, inputs, source=source, workspace=workspace)
     if hashing.address(data.data) != record.address:
         raise CorruptObjectError(
             "the decoded block does not have its address",
@@ -50,12 +52,14 @@ def decode_listed(
     data: bytes | memoryview,
     place: RecordPlace,
     lookup: Lookup,
+    workspace: Workspace,
 ) -> Bytes:
     """Decode the bytes of a record that an index lists, and check that it is that record.
 
     Args:
         needs: what it is decoded from, in order; ``held`` has the blocks.
         data: its bytes, from ``place``.
+        workspace: where buffers come from.
 
     Raises:
         CorruptObjectError: it is damaged, or another record than the index says.
@@ -70,7 +74,7 @@ def decode_listed(
     if [need.address for need in record.needs] != listed:
         raise CorruptObjectError("the record needs others than the index says", where=key, offset=offset)
     bases = {address: held[need] for address, need in zip(listed, needs, strict=True)}
-    return decode_one(record, bases, source=key, offset=offset)
+    return decode_one(record, bases, source=key, offset=offset, workspace=workspace)
 
 
 class BlockDecoder:
@@ -86,6 +90,7 @@ class BlockDecoder:
         self._store = store
         self._lookup = lookup
         self._memo = BlockMemo(0) if memo is None else memo
+        self._workspace = Workspace()
 
     def decode(self, ref: RecordRef) -> Bytes:
         """The bytes of a block, not to be changed. Holds no more than the blocks that are still needed.
@@ -139,4 +144,4 @@ class BlockDecoder:
     def _decode_step(self, ref: RecordRef, needs: list[RecordRef], held: dict[RecordRef, Bytes]) -> Bytes:
         place = RecordPlace.of(ref, self._lookup)
         data = self._store.backend.get(place.pack, place.offset, place.length)
-        return decode_listed(ref, needs, held, data, place, self._lookup)
+        return decode_listed(ref, needs, held, data, place, self._lookup, self._workspace)

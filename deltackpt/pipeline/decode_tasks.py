@@ -10,6 +10,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from deltackpt.codec import Workspace
 from deltackpt.errors import CorruptObjectError, DeltackptError, MissingObjectError, UnknownVersionError
 from deltackpt.pipeline.chains import Lookup, chain_of
 from deltackpt.pipeline.decode import decode_listed
@@ -63,6 +64,7 @@ class TaskDecoder:
         self._blocks = blocks
         self._available = available
         self._shelf = shelf
+        self._workspace = Workspace()
         reads = Counter(RecordPlace.of(ref, lookup) for task in tasks for ref in task.order)
         self._reader = RangeReader(store.backend, plan_ranges(reads, read_budget), reads)
         self._shared: dict[RecordRef, Future[Bytes]] = {t.shared: Future() for t in tasks if t.shared is not None}
@@ -139,7 +141,8 @@ class TaskDecoder:
 
     def _decode(self, ref: RecordRef, needs: Sequence[RecordRef], held: dict[RecordRef, Bytes]) -> Bytes:
         place = RecordPlace.of(ref, self._lookup)
-        return decode_listed(ref, needs, held, self._reader.read(place), place, self._lookup)
+        data = self._reader.read(place)
+        return decode_listed(ref, needs, held, data, place, self._lookup, self._workspace)
 
     def _user_of(self, task: DecodeTask, ref: RecordRef | None) -> int:
         """The first of the wanted blocks that a record is needed for."""

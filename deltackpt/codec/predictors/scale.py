@@ -20,6 +20,9 @@ __all__ = ["Scale"]
 # Their exponents have 8 bits.
 _SOURCES = {"float32": 24, "bfloat16": 8}
 
+# Elements handled at a time, so that temporaries stay in the cache.
+_CHUNK = 1 << 15
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -55,5 +58,11 @@ class Scale:
             )
         words = inputs[0].words
         one, by = words.dtype.type(1), words.dtype.type(_SOURCES[inputs[0].dtype.name])
-        exponents = (words << one) >> by
-        return Prediction(context=((exponents + one) >> one).astype(np.uint8))
+        context = np.empty(words.size, np.uint8)
+        for start in range(0, words.size, _CHUNK):
+            exponents = words[start : start + _CHUNK] << one
+            exponents >>= by
+            exponents += one
+            exponents >>= one
+            context[start : start + _CHUNK] = exponents
+        return Prediction(context=context)
