@@ -176,7 +176,7 @@ def smallest_payload(
     if _RANS.serves(shape):
         known = _RANS.survey(values, prediction, shape, workspace) if survey is None else survey
         length = _RANS.encode(values, prediction, shape, known, out, workspace) or values.nbytes
-        if not _may_be_structured(values, prediction, shape, known, length):
+        if not _may_be_structured(values, prediction, shape, length, workspace):
             return coder, length
     planes = _PLANES.encode(values, prediction, shape, level=level)
     if len(planes) < length:
@@ -185,13 +185,14 @@ def smallest_payload(
     return coder, length
 
 
-def _may_be_structured(values: Words, prediction: Prediction, shape: Shape, survey: Survey, size: int) -> bool:
+def _may_be_structured(values: Words, prediction: Prediction, shape: Shape, size: int, workspace: Workspace) -> bool:
     """Whether byte planes may be smaller than the ``size`` bytes of the other coder."""
     if shape.words <= _SMALL:
         return size > 1 + shape.dtype.word_bytes
-    if survey.planes / _Q16 / survey.taken * shape.words < _WORTH_TWICE * 8 * size:
+    found = _RANS.structure(values, prediction, shape, workspace)
+    if found.planes / _Q16 / found.taken * shape.words < _WORTH_TWICE * 8 * size:
         return True
-    if survey.repeats < _REPEATS:
+    if found.repeats < _REPEATS:
         return False
     middle = slice((shape.words - _RUN) // 2, (shape.words + _RUN) // 2)
     guess = None if prediction.values is None else prediction.values[middle]

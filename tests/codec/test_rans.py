@@ -34,9 +34,11 @@ def check(values: Words, prediction: Words | None, context: Context, dtype: DTyp
     guess = np.zeros_like(values) if prediction is None else prediction
     payload = reference_payload(values, guess, context, dtype)
     survey = rans.take_survey(values, guess, context, dtype)
+    structure = rans.take_structure(values, guess, dtype)
     for kernels in KERNELS:
         assert kernel_payload(kernels, values, prediction, context, dtype) == payload, kernels.variant
         assert kernels.survey(values, prediction, context, dtype, Workspace()) == survey
+        assert kernels.structure(values, prediction, dtype, Workspace()) == structure
     if payload is None:
         return None
     assert len(payload) < values.nbytes

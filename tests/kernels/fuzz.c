@@ -9,6 +9,7 @@ int dk_best_variant(void);
 uint64_t dk_bound(uint64_t count, uint32_t word);
 uint64_t dk_scratch_bytes(uint64_t count, uint32_t word);
 void dk_survey_block(const dk_block *block, dk_survey *survey, dk_scratch *scratch);
+void dk_structure_of(const dk_block *block, dk_structure *structure, dk_scratch *scratch);
 int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, uint8_t *out, dk_scratch *scratch);
 int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out,
               dk_scratch *scratch);
@@ -121,6 +122,8 @@ static void one_block(uint32_t damages)
     int64_t length = 0;
     dk_scratch *scratch = buffer(dk_scratch_bytes(count, word));
     dk_survey survey;
+    dk_structure structure;
+    dk_structure_of(&block, &structure, scratch);
     dk_survey_block(&block, &survey, scratch);
     for (int variant = 0; variant <= dk_best_variant(); variant++) {
         uint8_t *out = buffer(dk_bound(count, word));

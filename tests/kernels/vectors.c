@@ -12,6 +12,7 @@ int dk_best_variant(void);
 uint64_t dk_bound(uint64_t count, uint32_t word);
 uint64_t dk_scratch_bytes(uint64_t count, uint32_t word);
 void dk_survey_block(const dk_block *block, dk_survey *survey, dk_scratch *scratch);
+void dk_structure_of(const dk_block *block, dk_structure *structure, dk_scratch *scratch);
 int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, uint8_t *out, dk_scratch *scratch);
 int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out,
               dk_scratch *scratch);
@@ -82,13 +83,16 @@ static void one_block(int variant, uint32_t number)
     uint8_t *payload = buffer(dk_bound(count, word)), *out = buffer(word * count);
     dk_scratch *scratch = buffer(dk_scratch_bytes(count, word));
     dk_survey survey;
+    dk_structure structure;
     seed = number;
     fill(number, values, base, context, count, word);
     dk_block block = {values,         number % 7 ? base : NULL, number % 3 ? NULL : context, count, word,
                       number % 4 > 0, 8 * word - 8};
+    dk_structure_of(&block, &structure, scratch);
     dk_survey_block(&block, &survey, scratch);
     int64_t length = dk_encode(variant, &block, &survey, payload, scratch);
-    printf("block %u: survey %016llx, %lld bytes", number, (unsigned long long)hash(&survey, sizeof survey),
+    printf("block %u: survey %016llx, structure %llu %u, %lld bytes", number,
+           (unsigned long long)hash(&survey, sizeof survey), (unsigned long long)structure.planes, structure.repeats,
            (long long)length);
     if (length > 0) {
         block.values = NULL;

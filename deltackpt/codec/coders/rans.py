@@ -38,6 +38,13 @@ class Rans:
             return found.survey(values, prediction.values, context, shape.dtype, workspace)
         return rans.take_survey(values, _values(prediction, shape), context, shape.dtype)
 
+    def structure(self, values: Words, prediction: Prediction, shape: Shape, workspace: Workspace) -> rans.Structure:
+        """What byte planes may gain from."""
+        found = kernels.active()
+        if found is not None:
+            return found.structure(values, prediction.values, shape.dtype, workspace)
+        return rans.take_structure(values, _values(prediction, shape), shape.dtype)
+
     def bound(self, shape: Shape) -> int:
         """Bytes of the buffer that :meth:`encode` writes to."""
         found = kernels.active()

@@ -198,6 +198,11 @@ DK_PUBLIC void dk_survey_block(const dk_block *block, dk_survey *survey, dk_scra
     dk_take_survey(block, survey, &scratch->u.survey);
 }
 
+DK_PUBLIC void dk_structure_of(const dk_block *block, dk_structure *structure, dk_scratch *scratch)
+{
+    dk_take_structure(block, structure, &scratch->u.survey);
+}
+
 /* The payload's length, or a negative result. survey is of this block; out holds dk_bound bytes; count is at least 1
  * and below 2^31. */
 DK_PUBLIC int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, uint8_t *out, dk_scratch *scratch)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec.rans.layout import Plan, Survey, key_shift_of
+from deltackpt.codec.rans.layout import Plan, Structure, Survey, key_shift_of
 from deltackpt.codec.residual import Words
 from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError, DeltackptError, TruncatedObjectError
@@ -43,6 +43,7 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dk_bound": (_U64, (_U64, _U32)),
     "dk_scratch_bytes": (_U64, (_U64, _U32)),
     "dk_survey_block": (None, (_POINTER, _POINTER, _POINTER)),
+    "dk_structure_of": (None, (_POINTER, _POINTER, _POINTER)),
     "dk_encode": (ctypes.c_int64, (_INT, _POINTER, _POINTER, _POINTER, _POINTER)),
     "dk_decode": (_INT, (_INT, _POINTER, _POINTER, _U64, _POINTER, _POINTER)),
     "dk_adam_weight": (None, (_INT, *[_POINTER] * 4, _U64, _DOUBLE, _DOUBLE, _DOUBLE)),
@@ -64,17 +65,26 @@ class _Block(ctypes.Structure):
     )
 
 
+_PLAN_FIELDS = tuple(field.name for field in fields(Plan))
+
+
 class _Plan(ctypes.Structure):
-    _fields_ = tuple((field.name, ctypes.c_uint32) for field in fields(Plan))
+    _fields_ = tuple((name, ctypes.c_uint32) for name in _PLAN_FIELDS)
 
 
 class _Survey(ctypes.Structure):
     _fields_ = (
         ("cost", ctypes.c_uint64),
+        ("taken", ctypes.c_uint32),
+        ("plan", _Plan),
+    )
+
+
+class _Structure(ctypes.Structure):
+    _fields_ = (
         ("planes", ctypes.c_uint64),
         ("taken", ctypes.c_uint32),
         ("repeats", ctypes.c_uint32),
-        ("plan", _Plan),
     )
 
 
@@ -132,8 +142,15 @@ class Kernels:
         block, out = _block(values, prediction, context, values.size, dtype), _Survey()
         with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
             self.library.dk_survey_block(ctypes.byref(block), ctypes.byref(out), scratch.ctypes.data)
-        plan = Plan(*(getattr(out.plan, field.name) for field in fields(Plan)))
-        return Survey(plan, out.cost, out.planes, out.taken, out.repeats)
+        plan = Plan(*(getattr(out.plan, name) for name in _PLAN_FIELDS))
+        return Survey(plan, out.cost, out.taken)
+
+    def structure(self, values: Words, prediction: Words | None, dtype: DType, workspace: Workspace) -> Structure:
+        """What byte planes may gain from, in a sample of at least one word."""
+        block, out = _block(values, prediction, None, values.size, dtype), _Structure()
+        with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
+            self.library.dk_structure_of(ctypes.byref(block), ctypes.byref(out), scratch.ctypes.data)
+        return Structure(out.planes, out.taken, out.repeats)
 
     def encode(
         self,
@@ -154,7 +171,7 @@ class Kernels:
         count, word = values.size, dtype.word_bytes
         assert out.size >= self.bound(dtype, count)
         block = _block(values, prediction, context, count, dtype)
-        given = _Survey(survey.cost, survey.planes, survey.taken, survey.repeats, _Plan(*astuple(survey.plan)))
+        given = _Survey(survey.cost, survey.taken, _Plan(*(getattr(survey.plan, name) for name in _PLAN_FIELDS)))
         with workspace.lend(self.library.dk_scratch_bytes(count, word)) as scratch:
             length = self.library.dk_encode(
                 self.number, ctypes.byref(block), ctypes.byref(given), out.ctypes.data, scratch.ctypes.data

@@ -70,14 +70,18 @@ typedef struct {
     uint32_t table_bytes, words, extras, escapes;
 } dk_plan;
 
-/* What a sample tells of a block and one prediction: all that choosing and encoding take. Costs are in 1/65536 bits. */
+/* What a sample tells of a block and one prediction. Costs are of the sample, in 1/65536 bits. */
 typedef struct {
-    uint64_t cost;    /* of the sample, coded by this plan */
-    uint64_t planes;  /* of the sample in byte planes, by how often each byte occurs */
-    uint32_t taken;   /* elements of the sample */
-    uint32_t repeats; /* windows of 8 bytes in the middle of the residual that occurred there before */
+    uint64_t cost;  /* coded by this plan */
+    uint32_t taken; /* elements of the sample */
     dk_plan plan;
 } dk_survey;
+
+typedef struct {
+    uint64_t planes;  /* cost of byte planes, by how often each byte occurs */
+    uint32_t taken;   /* elements of the sample */
+    uint32_t repeats; /* windows of 8 bytes in the middle of the residual that occurred there before */
+} dk_structure;
 
 /* info: frequency in bits 0-11, bias 12-24, reciprocal shift 25-28, escape 31. */
 typedef struct {
@@ -114,11 +118,11 @@ typedef struct {
     uint32_t z[DK_PLAN_SAMPLES];
     uint16_t key[DK_PLAN_SAMPLES];
     uint64_t slots[DK_WINDOW_SLOTS];
-    uint32_t keys[DK_KEYS]; /* from here on cleared for every survey */
+    uint32_t keys[DK_KEYS];
     uint32_t bins[DK_CONTEXTS][DK_BINS];
     uint32_t tops[DK_CONTEXTS][DK_SYMBOLS];
     uint32_t totals[DK_CONTEXTS];
-    uint32_t bytes[3][DK_SYMBOLS];
+    uint32_t bytes[4][DK_SYMBOLS];
     uint8_t used[DK_WINDOW_SLOTS];
 } dk_survey_scratch;
 
@@ -166,6 +170,7 @@ void dk_index_row_avx512(const dk_block *, const dk_plan *, uint64_t, uint16_t *
 
 /* survey.c */
 void dk_take_survey(const dk_block *, dk_survey *, dk_survey_scratch *);
+void dk_take_structure(const dk_block *, dk_structure *, dk_survey_scratch *);
 /* tables.c */
 void dk_normalize(const uint32_t counts[DK_SYMBOLS], int sampled, uint32_t precision, uint16_t frequencies[DK_SYMBOLS]);
 size_t dk_put_tables(dk_frequencies frequencies, const dk_plan *, uint8_t *out);

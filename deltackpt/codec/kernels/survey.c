@@ -190,16 +190,13 @@ static uint64_t plane_cost(const uint32_t counts[DK_SYMBOLS], uint32_t total)
     return cost < most ? cost : most;
 }
 
-static uint64_t planes_cost(dk_survey_scratch *s, const dk_block *block, const dk_plan *plan, uint32_t taken)
+static uint64_t planes_cost(dk_survey_scratch *s, uint32_t planes, uint32_t taken)
 {
-    const uint32_t lower = block->word - 1;
-    for (uint32_t i = 0; i < taken; i++)
-        for (uint32_t k = 0; k < lower; k++) s->bytes[k][s->z[i] >> 8 * k & 255]++;
     uint64_t cost = 0;
-    for (uint32_t k = 0; k < lower; k++) cost += plane_cost(s->bytes[k], taken);
-    for (uint32_t c = 1; c < plan->contexts; c++)
-        for (uint32_t symbol = 0; symbol < DK_SYMBOLS; symbol++) s->tops[0][symbol] += s->tops[c][symbol];
-    return cost + plane_cost(s->tops[0], taken);
+    for (uint32_t i = 0; i < taken; i++)
+        for (uint32_t k = 0; k < planes; k++) s->bytes[k][s->z[i] >> 8 * k & 255]++;
+    for (uint32_t k = 0; k < planes; k++) cost += plane_cost(s->bytes[k], taken);
+    return cost;
 }
 
 /* Of consecutive residuals in the middle of the block, how many windows of 8 bytes occurred before among them. */
@@ -223,11 +220,14 @@ static uint32_t count_repeats(dk_survey_scratch *s, const dk_block *block)
     return repeats;
 }
 
+/* How the block is best coded, and what that costs. */
 void dk_take_survey(const dk_block *block, dk_survey *survey, dk_survey_scratch *s)
 {
     const uint32_t bits = 8 * block->word;
     dk_plan *plan = &survey->plan;
-    memset(s->keys, 0, sizeof *s - offsetof(dk_survey_scratch, keys));
+    memset(s->keys, 0, sizeof s->keys);
+    memset(s->bins, 0, sizeof s->bins);
+    memset(s->tops, 0, sizeof s->tops);
     memset(survey, 0, sizeof *survey);
     plan->key_shift = block->context ? DK_CONTEXT_ARRAY : block->key_shift;
     plan->precision = 11;
@@ -240,10 +240,21 @@ void dk_take_survey(const dk_block *block, dk_survey *survey, dk_survey_scratch 
         uint32_t c = dk_clamp(s->key[i], plan->low, plan->contexts);
         s->bins[c][bin_of(s->z[i])]++;
         s->tops[c][s->z[i] >> (bits - 8)]++;
-        s->totals[c]++;
+    }
+    for (uint32_t c = 0; c < plan->contexts; c++) {
+        s->totals[c] = 0;
+        for (uint32_t symbol = 0; symbol < DK_SYMBOLS; symbol++) s->totals[c] += s->tops[c][symbol];
     }
     survey->taken = taken;
     survey->cost = choose_shift(s, bits, taken, block->count, plan);
-    survey->planes = planes_cost(s, block, plan, taken);
-    survey->repeats = count_repeats(s, block);
+}
+
+/* What byte planes may gain from. */
+void dk_take_structure(const dk_block *block, dk_structure *structure, dk_survey_scratch *s)
+{
+    memset(s->bytes, 0, sizeof s->bytes);
+    memset(s->used, 0, sizeof s->used);
+    structure->taken = take_sample(block, block->key_shift, s);
+    structure->planes = planes_cost(s, block->word, structure->taken);
+    structure->repeats = count_repeats(s, block);
 }

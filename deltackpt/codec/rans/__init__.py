@@ -5,7 +5,7 @@
 
 from deltackpt.codec.rans.decode import decode
 from deltackpt.codec.rans.encode import encode
-from deltackpt.codec.rans.layout import Survey
-from deltackpt.codec.rans.survey import take_survey
+from deltackpt.codec.rans.layout import Structure, Survey
+from deltackpt.codec.rans.survey import take_structure, take_survey
 
-__all__ = ["Survey", "decode", "encode", "take_survey"]
+__all__ = ["Structure", "Survey", "decode", "encode", "take_structure", "take_survey"]

@@ -22,6 +22,7 @@ __all__ = [
     "STATE_BITS",
     "SYMBOLS",
     "Plan",
+    "Structure",
     "Survey",
     "contexts_of",
     "key_shift_of",
@@ -80,18 +81,29 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a sample tells of a block and one prediction: all that choosing a coder and encoding take.
+    """What a sample tells of a block and one prediction: all that a choice and encoding take.
 
     Attributes:
         plan: how the block is best coded, without the lengths.
         cost: of the sample by that plan, in 1/65536 bits.
-        planes: of the sample in byte planes, by how often each byte occurs, in 1/65536 bits.
         taken: elements of the sample.
-        repeats: windows of 8 bytes of the residual, in its middle, that occurred there before.
     """
 
     plan: Plan
     cost: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What byte planes may gain from.
+
+    Attributes:
+        planes: what the bytes of a sample cost, by how often each occurs in its plane, in 1/65536 bits.
+        taken: elements of the sample.
+        repeats: windows of 8 bytes of the residual, in the middle of the block, that occurred there before.
+    """
+
     planes: int
     taken: int
     repeats: int

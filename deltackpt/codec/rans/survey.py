@@ -5,11 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec.rans.layout import CONTEXT_ARRAY, CONTEXTS, KEYS, SYMBOLS, Plan, Survey, contexts_of, key_shift_of
+from deltackpt.codec.rans.layout import (
+    CONTEXT_ARRAY,
+    CONTEXTS,
+    KEYS,
+    SYMBOLS,
+    Plan,
+    Structure,
+    Survey,
+    contexts_of,
+    key_shift_of,
+)
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["sample_positions", "take_survey"]
+__all__ = ["sample_positions", "take_structure", "take_survey"]
 
 _ONE = 1 << 16
 _RUN = 64
@@ -108,7 +118,14 @@ def take_survey(values: Words, prediction: Words, context: NDArray[np.uint8] | N
     costs = _Costs(totals.tolist(), bins.tolist(), tops.reshape(contexts, SYMBOLS).tolist(), bits, z.size, count)
     best = min((costs.of_shift(shift) for shift in range(0, bits, 4)), key=lambda found: found[0])
     plan = Plan(best[1], 11, whole.lanes_log2, key_shift, contexts, low, best[2])
-    return Survey(plan, best[0], _planes_cost(z), z.size, _repeats(values, prediction, dtype))
+    return Survey(plan, best[0], z.size)
+
+
+def take_structure(values: Words, prediction: Words, dtype: DType) -> Structure:
+    """What byte planes may gain from, in a sample of at least one word."""
+    taken = sample_positions(values.size, _SAMPLES)
+    z = to_residual(values[taken], prediction[taken], dtype.kind)
+    return Structure(_planes_cost(z), z.size, _repeats(values, prediction, dtype))
 
 
 def _planes_cost(z: Words) -> int:
