@@ -33,9 +33,11 @@ from deltackpt.store.options import StoreOptions
 from deltackpt.store.ranges import find_steps
 from deltackpt.store.remove import Removed
 from deltackpt.store.retention import Retention
+from deltackpt.store.select import record_of_listed, select, sort_by
 from deltackpt.store.signing import sign_steps
 from deltackpt.store.signing_keys import SigningKey, TrustedKey
 from deltackpt.store.stats import StoreStats, collect_stats
+from deltackpt.store.where import parse_where
 
 if TYPE_CHECKING:
     import torch
@@ -236,14 +238,28 @@ class Store:
         """
         return delete_branch(self._opened, name)
 
-    def steps(self, branch: str | None = DEFAULT_BRANCH) -> list[StepInfo]:
+    def steps(
+        self, branch: str | None = DEFAULT_BRANCH, *, where: str | None = None, sort: str | None = None
+    ) -> list[StepInfo]:
         """The steps of a branch (None: of all) in order; one short read each.
 
         A step whose manifest is damaged is left out, and logged; :meth:`verify` says more.
+
+        Args:
+            where: only steps for which this holds, such as ``"val_loss < 2.1 and step > 1000"`` (``docs/history.md``).
+            sort: in rising order of this value; falling with ``-`` before it.
+
+        Raises:
+            InvalidArgumentError: that is no condition, or no step has a value of a name.
         """
         listing = list_steps(self._opened, branch)
         log_damaged(listing.damaged)
-        return [StepInfo.from_listed(step) for step in listing.steps]
+        found = [(step, record_of_listed(step)) for step in listing.steps]
+        if where is not None:
+            found = select(found, [parse_where(where)])
+        if sort is not None:
+            found = sort_by(found, sort)
+        return [StepInfo.from_listed(step) for step, _ in found]
 
     def step(self, step: int | str, branch: str = DEFAULT_BRANCH) -> Step:
         """One step, as it is now: a later overwrite does not change it.

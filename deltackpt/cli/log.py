@@ -19,7 +19,7 @@ from deltackpt.format.keys import StepKey
 from deltackpt.store.catalog import DEFAULT_BRANCH, StepRef, VisibleStep, find_step, visible_steps
 from deltackpt.store.listing import ListedStep, list_steps
 from deltackpt.store.opened import OpenStore
-from deltackpt.store.select import record_of, select, sort_by
+from deltackpt.store.select import record_of_listed, select, sort_by
 from deltackpt.store.where import Record, parse_where
 from deltackpt.text import count, format_metrics, format_size
 
@@ -114,7 +114,7 @@ def _newest(steps: Sequence[_Placed], count: int | None) -> list[_Placed]:
 
 
 def _records(rows: Sequence[ListedStep]) -> list[tuple[ListedStep, Record]]:
-    return [(row, record_of(row.header, row.stored_bytes, row.metrics)) for row in rows]
+    return [(row, record_of_listed(row)) for row in rows]
 
 
 def _read(opened: OpenStore, steps: Sequence[VisibleStep]) -> tuple[list[ListedStep], list[_Damaged]]:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from deltackpt.errors import InvalidArgumentError
-from deltackpt.format.manifest import ManifestHeader, Metric
+from deltackpt.format.manifest import Metric
+from deltackpt.store.listing import ListedStep
 from deltackpt.store.where import Comparison, Condition, Has, Literal, Name, Record, comparable
 
-__all__ = ["record_of", "select", "sort_by"]
+__all__ = ["record_of_listed", "select", "sort_by"]
 
 _Item = TypeVar("_Item")
 
 
-def record_of(header: ManifestHeader, stored_bytes: int, metrics: Mapping[str, Metric] | None = None) -> Record:
-    """What conditions can speak of: the metrics of a step by their names, and what every step has.
+def record_of_listed(step: ListedStep) -> Record:
+    """What conditions can speak of: the metrics and notes of a step by their names, its tags, and what every step has.
 
-    Args:
-        stored_bytes: with the manifest.
-        metrics: in place of those of the header.
-
-    A metric of the same name as one of these is ``metrics.NAME``, as every metric is.
+    A metric of the same name as one of these is ``metrics.NAME``, as every metric is; a tag is ``tag.NAME``.
     """
-    recorded = dict(header.metrics if metrics is None else metrics)
+    header, recorded = step.header, dict(step.metrics)
     return {
         **recorded,
         **{f"metrics.{name}": value for name, value in recorded.items()},
+        **{f"tag.{name}": True for name in step.tags},
         **{f"writer.{name}": value for name, value in header.writer.items()},
         "branch": header.key.branch,
         "step": header.key.step,
@@ -38,7 +36,7 @@ def record_of(header: ManifestHeader, stored_bytes: int, metrics: Mapping[str, M
         "depth": header.depth,
         "distance": header.distance,
         "raw_bytes": header.raw_bytes,
-        "stored_bytes": stored_bytes,
+        "stored_bytes": step.stored_bytes,
         "restore_bytes": header.restore_bytes,
     }
 

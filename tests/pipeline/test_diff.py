@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,21 @@ def test_damage_is_an_error_that_names_the_place() -> None:
     flip_bits(recorder, pack_key(pack.name), 200)
     with pytest.raises(CorruptObjectError, match="packs/"):
         store.diff(1, 2)
+
+
+def test_little_is_held_whatever_the_size() -> None:
+    """Peak memory follows the blocks and threads, not the tensors."""
+    peaks = []
+    for rows in (32, 256):
+        store, _ = a_store(block_elements=4096)
+        before = random(1, rows, 4096)
+        save(store, 1, {"w": before})
+        save(store, 2, {"w": before * 1.0001})
+        store.diff(1, 1)
+        tracemalloc.start()
+        (found,) = store.diff(1, 2).tensors
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.sums.elements == rows * 4096
+    # The larger one has 4 MiB a step. What grows is a little for each block.
+    assert peaks[1] - peaks[0] < 1 << 20

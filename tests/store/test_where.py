@@ -6,13 +6,16 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltackpt import Store
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.manifest import Metric
 from deltackpt.store.select import select, sort_by
 from deltackpt.store.where import And, Comparison, Condition, Has, Literal, Name, Not, Or, parse_where
+from tests.cli.helpers import save
 
 names = st.sampled_from(["loss", "val/loss", "eval.mmlu", "x-1", "or_else", "nano", "e5", "a:b", "two words", "ünï"])
 numbers = st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from([math.inf, -math.inf, math.nan, 1e-300])
@@ -201,3 +204,21 @@ def test_sort() -> None:
     assert order("-note") == [2, 0, 1, 3, 4]
     with pytest.raises(InvalidArgumentError, match="did you mean loss"):
         order("-los")
+
+
+def test_steps_are_chosen_by_metrics_notes_and_tags() -> None:
+    store = Store.create("memory://chosen")
+    for step in (1, 2, 3):
+        save(store, step, {"w": torch.full((2,), float(step))}, metrics={"loss": 3.0 - step, "step": -step})
+    store.annotate(1, {"mmlu": 0.5})
+    store.tag(2, "paper")
+
+    def steps(where: str | None = None, sort: str | None = None) -> list[int]:
+        return [info.step for info in store.steps(where=where, sort=sort)]
+
+    assert steps("loss < 1.5") == [2, 3]
+    assert steps("mmlu == 0.5 or tag.paper", "-step") == [2, 1]
+    assert steps("metrics.step < -2 and step > 0 and branch == 'main'") == [3]
+    assert steps(sort="loss") == [3, 2, 1]
+    with pytest.raises(InvalidArgumentError, match="did you mean mmlu"):
+        steps("mlu > 0")
