@@ -81,7 +81,7 @@ class OurStore:
     name = "deltackpt"
 
     def __init__(self, folder: Path, threads: int, group: dist.ProcessGroup | None) -> None:
-        self.store = Store.create(folder / "deltackpt") if dist.get_rank() == 0 else None
+        self.store = Store.create(folder / "deltackpt", chain="previous") if dist.get_rank() == 0 else None
         dist.barrier()
         self.store = self.store or Store.open(folder / "deltackpt")
         self._threads, self._group = threads, group

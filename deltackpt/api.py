@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from deltackpt.pipeline.walk import walk_steps
 from deltackpt.store.base_cache import parse_base_memory
 from deltackpt.store.branches import delete_branch, make_branch
 from deltackpt.store.catalog import DEFAULT_BRANCH, find_step, parse_step, visible_steps
+from deltackpt.store.collect import GRACE, GcReport, collect
 from deltackpt.store.listing import ListedStep, describe_step, list_steps, log_damaged
 from deltackpt.store.names import add_note, put_tag, read_branch_starts, remove_tag
 from deltackpt.store.opened import OpenStore, create_store, open_store
@@ -42,10 +44,12 @@ from deltackpt.store.where import parse_where
 if TYPE_CHECKING:
     import torch
 
+    from deltackpt.formats.eject import EjectedStep, EjectReport
     from deltackpt.formats.importing.report import ImportReport, Meter
     from deltackpt.formats.source import StepSource
     from deltackpt.formats.state import Index
     from deltackpt.formats.step_files import StepFile, StepFiles
+    from deltackpt.formats.watch import Watch, WatchEvent
 
 __all__ = ["BranchInfo", "Step", "StepInfo", "Store"]
 
@@ -419,7 +423,7 @@ class Store:
         remove_source: bool = False,
         dry_run: bool = False,
         threads: int | None = None,
-        base_memory: int | str = 512 << 20,
+        base_memory: int | str = 384 << 20,
         progress: Callable[[Meter], None] | None = None,
     ) -> ImportReport:
         """Take in checkpoints that lie on disk as files, byte for byte, in order of their steps.
@@ -462,6 +466,29 @@ class Store:
         if dry_run:
             return ImportReport([plan_of(one) for one in found.checkpoints], skipped)
         return run_import(self._opened, found.checkpoints, settings, skipped=skipped, changed=progress)
+
+    def gc(
+        self,
+        *,
+        grace: float = GRACE.total_seconds(),
+        wait: bool = True,
+        dry_run: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> GcReport:
+        """Delete what no step lists any more: packs and index objects of steps that are gone, replaced generations.
+
+        Safe while others save and read. What a save in progress may need stays until a later run.
+
+        Args:
+            grace: seconds for which objects stay after they were marked, for readers that began before.
+            wait: wait for that. Without, this run deletes what earlier ones marked, as suits a training loop.
+            dry_run: only say how much could go.
+            progress: called with the manifests read and the manifests in all.
+
+        Raises:
+            CorruptObjectError: a manifest cannot be read, so that nobody knows what it needs; nothing was deleted.
+        """
+        return collect(self._opened, grace=timedelta(seconds=grace), wait=wait, dry_run=dry_run, progress=progress)
 
     def verify(
         self,
@@ -613,6 +640,82 @@ class Store:
             progress=progress,
         )
 
+    def eject(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        trust_objects: bool = False,
+        progress: Callable[[int, EjectedStep], None] | None = None,
+    ) -> EjectReport:
+        """Write every step as files, to ``OUT/BRANCH/FOLDER``: imported files as they were, other steps as torch files.
+
+        Every hash is checked. ``SHA256SUMS`` lists all files, ``steps.json`` has metrics and tags. Run again, it writes
+        what is missing. A step that cannot be written is in the report, and the others are written.
+
+        Args:
+            trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
+            progress: called with how many steps are done, and the last of them.
+
+        Raises:
+            BackendError: the folder cannot be written.
+        """
+        from deltackpt.formats.eject import eject
+
+        return eject(
+            self._opened,
+            list_steps(self._opened),
+            Path(out),
+            trust_objects=trust_objects,
+            threads=default_threads(),
+            finished=progress,
+        )
+
+    def watch(
+        self,
+        folder: str | os.PathLike[str],
+        report: Callable[[WatchEvent], None],
+        *,
+        branch: str = DEFAULT_BRANCH,
+        pattern: str | None = None,
+        settle: float = 30.0,
+        every: float = 5.0,
+        strict: bool = False,
+        remove_source: bool = False,
+        keep_source: int = 1,
+        threads: int | None = None,
+        base_memory: int | str = 512 << 20,
+    ) -> Watch:
+        """What takes in checkpoints that a trainer writes into a folder, each as it is complete.
+
+        Args:
+            folder: it may not be there yet.
+            report: called with everything that happens.
+            pattern: which paths are checkpoints; see :meth:`import_checkpoints`.
+            settle: seconds for which no file of a checkpoint must have changed.
+            every: seconds between two looks.
+            strict: whether a checkpoint that lacks files is never taken in.
+            remove_source: whether a source is removed once its step was read back and compared with it.
+            keep_source: how many of the newest sources stay all the same.
+
+        Returns:
+            The watch: its ``run`` goes on until its ``stop`` is set, its ``look`` takes in what is ready now.
+
+        Raises:
+            InvalidArgumentError: an argument makes no sense.
+        """
+        from deltackpt.formats.importing.run import ImportSettings
+        from deltackpt.formats.watch import Watch, WatchSettings
+
+        if settle < 0 or every <= 0 or keep_source < 0:
+            raise InvalidArgumentError(
+                f"settle={settle}, every={every} and keep_source={keep_source}",
+                hint="they are not below 0, every above",
+            )
+        save = SaveSettings(default_threads() if threads is None else threads, parse_base_memory(base_memory))
+        imports = ImportSettings(check_branch(branch), strict, False, remove_source, save)
+        settings = WatchSettings(settle, every, pattern, keep_source, imports)
+        return Watch(self._opened, Path(folder), settings, report, time.monotonic)
+
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
@@ -662,7 +765,7 @@ class Step:
         """One tensor by its FQN, or a part of it; decodes only the blocks that the part touches.
 
         Args:
-            name: the FQN, as :meth:`entries` lists it.
+            name: the FQN, as :meth:`entries` lists it, or that of a tensor of an imported file which is a view of one.
             index: integers and slices of step 1, as for indexing the tensor.
 
         Returns:
@@ -672,9 +775,16 @@ class Step:
             TensorNotFoundError: there is no such tensor.
             CorruptObjectError, MissingObjectError: a part of the store is damaged or gone.
         """
+        from deltackpt.formats.file_views import load_view
         from deltackpt.formats.state import load_tensor
 
-        return load_tensor(self._opened, self.manifest, name, index, threads=default_threads())
+        try:
+            return load_tensor(self._opened, self.manifest, name, index, threads=default_threads())
+        except TensorNotFoundError:
+            view = load_view(self._opened, self.manifest, name, threads=default_threads())
+            if view is None:
+                raise
+            return view if index is None else view[index]
 
     def load(self, prefix: str = "", *, trust_objects: bool = False) -> dict[str, object]:
         """FQN to tensor (or value, for objects), for all whose FQN starts with ``prefix``.
@@ -686,9 +796,13 @@ class Step:
             TensorNotFoundError: nothing starts with ``prefix``.
             UntrustedObjectError: an object is a pickle and was not trusted.
         """
+        from deltackpt.formats.recipe import BODY_PREFIX, FILE_PREFIX, FILE_ROLE
         from deltackpt.formats.state import load_entries
 
         entries = self.entries(prefix)
+        if not prefix.startswith((FILE_PREFIX, BODY_PREFIX)):
+            # What describes files is no part of the state.
+            entries = [entry for entry in entries if entry.role != FILE_ROLE]
         if not entries and prefix:
             raise TensorNotFoundError(f"nothing in the step starts with {prefix!r}", where=str(self._key))
         return load_entries(

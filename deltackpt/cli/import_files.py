@@ -52,7 +52,7 @@ def command(
     ] = None,
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", help="For blocks that the next step is predicted from.")
-    ] = "512MiB",
+    ] = "384MiB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be imported.")] = False,
     as_json: JsonOption = False,
 ) -> None:

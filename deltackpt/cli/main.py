@@ -14,20 +14,28 @@ from typer.main import get_command
 
 from deltackpt._version import __version__
 from deltackpt.cli import (
+    annotate,
+    branch,
     copy,
     diff,
     doctor,
+    eject,
+    gc,
     import_files,
     init,
     keygen,
     log,
     protect,
+    prune,
     report,
     restore,
     show,
     sign,
     stats,
+    tag,
+    untag,
     verify,
+    watch,
 )
 from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import EXIT_CLOSED, EXIT_INTERRUPTED, describe
@@ -47,8 +55,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    *(init, import_files, log, show, restore, diff, stats, report, copy),
-    *(verify, protect, keygen, sign, doctor),
+    *(init, import_files, log, show, restore, diff, stats, report, copy, eject, watch),
+    *(annotate, tag, untag, branch, prune, gc, verify, protect, keygen, sign, doctor),
 )
 for _module in _COMMANDS:
     app.command(_module.NAME, epilog=f"Example: {_module.EXAMPLE}")(_module.command)

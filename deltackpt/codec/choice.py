@@ -10,6 +10,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from deltackpt.codec import registry
+from deltackpt.codec.coders.narrow import Narrow
 from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.rans import Survey
@@ -23,7 +24,7 @@ __all__ = ["Candidate", "Choice", "choose", "payload_bound", "slots_of", "smalle
 
 Bytes = NDArray[np.uint8]
 
-_RANS, _PLANES = Rans(), Planes()
+_RANS, _PLANES, _NARROW = Rans(), Planes(), Narrow()
 
 # A prediction has to save this share of the bits to be worth a need: it costs a decode of the base at every read.
 _LEAST_GAIN = 0.01
@@ -182,6 +183,10 @@ def smallest_payload(
     if len(planes) < length:
         coder, length = _PLANES.id, len(planes)
         out[:length] = np.frombuffer(planes, np.uint8)
+    narrow = _NARROW.encode(values, prediction, shape, length, workspace)
+    if narrow is not None and len(narrow) < length:
+        coder, length = _NARROW.id, len(narrow)
+        out[:length] = np.frombuffer(narrow, np.uint8)
     return coder, length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deltackpt.codec.coders.narrow import Narrow
 from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.coders.raw import Raw
@@ -42,7 +43,7 @@ PREDICTORS: tuple[Predictor, ...] = (
     Linear(),
     Mean(),
 )
-CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans())
+CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans(), Narrow())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}
 _CODERS = {c.id: c for c in CODERS}

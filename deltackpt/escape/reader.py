@@ -12,6 +12,8 @@ STORE is a local folder; without it, the folder of this script. BRANCH is "main"
     ARTIFACT.NAME.pickle     an object that torch.save wrote; to load it is to run code that the file chooses
     ARTIFACT.objects.json    the other objects, and of every tensor its file and its place in the nested state
 
+and for a step that was imported from files, "files/PATH": each file as it was, compared with its SHA-256.
+
 It needs Python 3.10, numpy and zstandard, or newer ones. With the modules xxhash and blake3 it checks all hashes too.
 
 "Section" means one of docs/format.md of the package. In short: a step's manifest names for each block of each tensor a
@@ -22,7 +24,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import importlib
+import io
 import itertools
 import json
 import math
@@ -523,7 +527,7 @@ class Records:
         payload = Cursor(cursor.take(payload_size), f"{cursor.where}, payload")
         cursor.end()
         check_xxh64(data[:32] + data[40:], checksum, cursor.where)
-        if code not in DTYPES or predictor not in PREDICTORS or coder > 2 or flags:
+        if code not in DTYPES or predictor not in PREDICTORS or coder > 3 or flags:
             fail(cursor.where, f"unknown dtype {code}, predictor {predictor}, coder {coder} or flags {flags}")
         dtype, ndim = DTYPES[code], meta.varint()
         shape = meta.varints(ndim) if ndim <= 64 else meta.fail(f"{ndim} dimensions")
@@ -541,8 +545,7 @@ class Records:
             block: Bytes = np.frombuffer(payload.take(size), np.uint8)
         else:
             prediction, keys = predict(predictor, dtype, size, slots, parameters, meta.where)
-            read = read_planes(payload, size, dtype.word) if coder == 1 else read_rans(payload, prediction, keys, dtype)
-            block = add_residual(prediction, read, dtype)
+            block = decode_words(coder, payload, prediction, keys, dtype)
         payload.end()
         if xxhash is not None and xxhash.xxh3_128_digest(block.data) != address:
             fail(cursor.where, "damaged: it does not decode to the bytes that its address stands for")
@@ -660,6 +663,40 @@ def cast(words: NDArray[Any], dtype: Dtype) -> Bytes:
         rounded[nan] = 0x7E00
     result: Bytes = rounded.view(np.uint8)
     return result
+
+
+def decode_words(coder: int, payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dtype) -> Bytes:
+    """The bytes of a block, by coder "planes", "rans" or "narrow"."""
+    if coder == 3:
+        return read_narrow(payload, prediction, keys, dtype)
+    if coder == 1:
+        return add_residual(prediction, read_planes(payload, prediction.size, dtype.word), dtype)
+    return add_residual(prediction, read_rans(payload, prediction, keys, dtype), dtype)
+
+
+def read_narrow(payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dtype) -> Bytes:
+    """Coder "narrow": words shifted down to fewer bytes, or the numbers of values in a list, by coder "rans"."""
+    kind, method = np.dtype(f"<u{dtype.word}"), payload.number(1)
+    words: NDArray[Any] = prediction.view(kind)
+    if method == 1:
+        shift, width = payload.number(1), payload.number(1)
+        if shift >= 8 * dtype.word or width not in (2, 4):
+            payload.fail("a field of the head of coder narrow is out of its range")
+        whole = dtype.kind == "float" and 8 * dtype.word - shift == 8 * width
+        inner = DTYPES[{2: (5, 11), 4: (7, 12)}[width][whole]]
+        guess = (words >> kind.type(shift)).astype(f"<u{width}").view(np.uint8)
+        narrow: NDArray[Any] = decode_words(2, payload, guess, keys, inner).view(f"<u{width}").astype(kind)
+        block: Bytes = (narrow << kind.type(shift)).view(np.uint8)
+        return block
+    if method != 2 or prediction.any() or keys is not None:
+        payload.fail(f"coder narrow with method {method}, or a list of values with a prediction")
+    listed: NDArray[Any] = np.frombuffer(payload.take(dtype.word * payload.number(2)), kind)
+    middle = np.full(words.size, listed.size >> 1, "<u2").view(np.uint8)
+    places = decode_words(2, payload, middle, None, DTYPES[5]).view("<u2")
+    if places.max(initial=0) >= listed.size:
+        payload.fail("the number of a value that is not in the list of coder narrow")
+    words = listed[places]
+    return words.view(np.uint8)
 
 
 def read_planes(payload: Cursor, size: int, word: int) -> Bytes:
@@ -846,7 +883,10 @@ class Output:
         objects: dict[str, Any] = {}
         named = []
         for entry in self.records.manifest.entries:
-            if entry.artifact != name:
+            if entry.artifact == name and entry.encoding == "file":
+                self.file(entry)
+        for entry in self.records.manifest.entries:
+            if entry.artifact != name or entry.role == "file":
                 continue
             path = parse_json(entry.path.encode(), f"path of {entry.fqn}") if entry.path else None
             if entry.is_object:
@@ -888,11 +928,12 @@ class Output:
         for entry, start in zip(entries, ends, strict=False):
             self.tensor(file, 8 + len(text) + start, entry)
 
-    def tensor(self, file: BinaryIO, start: int, entry: Entry) -> None:
-        """A tensor's elements in C order from ``start`` on, written block by block."""
+    def tensor(self, file: BinaryIO, start: int, entry: Entry, low: int = 0, high: int | None = None) -> None:
+        """The bytes [low, high) of a tensor's elements in C order from ``start`` on, written block by block."""
         shape, size = entry.shape, entry.dtype.size
+        high = entry.size if high is None else high
         strides = [size * math.prod(shape[d + 1 :]) for d in range(len(shape))]
-        for offsets, sizes, data in self.blocks(entry):
+        for offsets, sizes, data in self.blocks(entry, low, high):
             split = len(shape)  # one row of the box from dimension split - 1 on is one run in the file
             while split > 0 and sizes[split - 1] == shape[split - 1]:
                 split -= 1
@@ -900,15 +941,23 @@ class Output:
             run = size * math.prod(sizes[split:])
             rows = itertools.product(*(range(o, o + s) for o, s in zip(offsets[:split], sizes[:split], strict=True)))
             for i, row in enumerate(rows):
-                file.seek(start + sum(o * n for o, n in zip((*row, *offsets[split:]), strides, strict=True)))
-                file.write(data[i * run : (i + 1) * run])
+                at = sum(o * n for o, n in zip((*row, *offsets[split:]), strides, strict=True))
+                first, last = max(at, low), min(at + run, high)
+                if first < last:
+                    file.seek(start + first - low)
+                    file.write(data[i * run + first - at : i * run + last - at])
 
-    def blocks(self, entry: Entry) -> Iterator[tuple[Shape, Shape, memoryview]]:
-        """The blocks of an entry, one by one: offsets, sizes, bytes."""
+    def blocks(self, entry: Entry, low: int = 0, high: int | None = None) -> Iterator[tuple[Shape, Shape, memoryview]]:
+        """The blocks of an entry that may have some of its bytes [low, high), one by one: offsets, sizes, bytes."""
         manifest = self.records.manifest
+        strides = [entry.dtype.size * math.prod(entry.shape[d + 1 :]) for d in range(len(entry.shape))]
         for at, size, numbers in entry.shards:
             boxes = grid(at, size, entry.block_elements, len(numbers), entry.fqn)
             for number, (offsets, sizes) in zip(numbers, boxes, strict=True):
+                first = sum(o * n for o, n in zip(offsets, strides, strict=True))
+                last = sum((o + s - 1) * n for o, s, n in zip(offsets, sizes, strides, strict=True))
+                if high is not None and (first >= high or last + entry.dtype.size <= low):
+                    continue
                 ref = manifest.identities[manifest.block_index[number]], manifest.block_row[number]
                 try:
                     data = self.records.decode(ref)
@@ -917,6 +966,41 @@ class Output:
                 if data.size != math.prod(sizes) * entry.dtype.size:
                     fail(f"{entry.fqn}, block {number}", f"damaged: {data.size} bytes for the sizes {sizes}")
                 yield offsets, sizes, data.data
+
+    def file(self, entry: Entry) -> None:
+        """A file that was imported: literal bytes around tensors (section 10, Files)."""
+        info = parse_json(b"".join(block for *_, block in self.blocks(entry)), entry.fqn)
+        entries = {other.fqn: other for other in self.records.manifest.entries if not other.is_object}
+        path, head = str(info["path"]), int(info["structure"])
+        body = entries[f"body:{path}"]
+        if entry.fqn != f"file:{path}" or any(p in {"", ".", ".."} or "\0" in p for p in path.split("/")):
+            fail(entry.fqn, "damaged: its path leads out of the folder")
+        target = self.out / "files" / path
+        if target.exists():
+            fail(str(target), "is there already")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        memory = io.BytesIO()
+        self.tensor(memory, 0, body, 0, head)
+        structure = parse_json(memory.getvalue(), body.fqn)
+        with self.writing(target) as out:
+            at = 0
+            for number, start, length in structure["segments"]:
+                source, low = (entries[structure["entries"][number - 1]], start) if number else (body, head + start)
+                if min(number, start, length) < 0 or low + length > source.size:
+                    fail(entry.fqn, f"damaged: {source.fqn} has no bytes {low} to {low + length}")
+                self.tensor(out, at, source, low, low + length)
+                at += length
+            out.flush()
+            if at != info["size"] or self.sha256(Path(out.name)) != info["sha256"]:
+                fail(entry.fqn, "damaged: the file is not the one that was imported")
+
+    @staticmethod
+    def sha256(path: Path) -> str:
+        whole = hashlib.sha256()
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                whole.update(piece)
+        return whole.hexdigest()
 
     def object(self, entry: Entry) -> dict[str, Any]:
         """What the summary says of an object; one that is not a typed tree goes into a file of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from deltackpt.errors import MissingObjectError
 from deltackpt.format.keys import INDEXES, MANIFESTS, PACKS, StepKey, index_key, manifest_key, pack_key
 from deltackpt.format.manifest import Manifest, decode_closure
 from deltackpt.store.opened import OpenStore
@@ -69,14 +70,17 @@ def read_listed(
 
     Raises:
         CorruptObjectError, UnknownVersionError: one cannot be read: nobody knows what it needs.
-        MissingObjectError: one was deleted meanwhile.
     """
     manifests = list(all_manifests(store, MANIFESTS) if chosen is None else chosen)
     by_step: dict[StepKey, tuple[frozenset[bytes], frozenset[bytes]]] = {}
     kept: dict[bytes, bytes] = {}
     for number, step in enumerate(manifests):
         name = manifest_key(step.key)
-        indexes, packs = decode_closure(store.backend.get(name), source=name)
+        try:
+            data = store.backend.get(name)
+        except MissingObjectError:  # deleted since it was listed
+            continue
+        indexes, packs = decode_closure(data, source=name)
         # One bytes object for a name, however many manifests list it.
         by_step[step.key] = (
             frozenset(kept.setdefault(entry.object, entry.object) for entry in indexes),
@@ -84,7 +88,7 @@ def read_listed(
         )
         if progress is not None:
             progress(number + 1, len(manifests))
-    return Listed(by_step, {step.key: step.manifest_bytes for step in manifests})
+    return Listed(by_step, {s.key: s.manifest_bytes for s in manifests if s.key in by_step})
 
 
 def all_objects(store: OpenStore) -> dict[str, int]:

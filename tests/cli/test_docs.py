@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from deltackpt import Store, errors
+from deltackpt.store.pending import Announcement
 from deltackpt.store.signing_keys import make_keys
-from tests.cli.helpers import Run, flip, manifest, pack_of
+from tests.cli.helpers import Run, flip, manifest, pack_of, save
 
 DOCS = Path(__file__).parents[2] / "docs"
 CLI = (DOCS / "cli.md").read_text()
@@ -150,6 +151,14 @@ COMMANDS = [
     "stats",
     "report",
     "copy",
+    "eject",
+    "watch",
+    "annotate",
+    "tag",
+    "untag",
+    "branch",
+    "prune",
+    "gc",
     "verify",
     "protect",
     "keygen",
@@ -163,7 +172,13 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
     make_keys(tmp_path / "lab.key")
     Store.open(store).tag(300, "paper")
     Store.open(store).tag(100, "early")
-    if command != "sign":
+    if command in ("prune", "branch"):
+        save(str(store), 260, branch="tuned")
+        named = Store.open(store).step(100 if command == "prune" else "tuned:250").manifest
+        Announcement(Store.open(store).opened, "main", 400).claim([named])
+        if command == "prune":
+            flip(manifest(store, 200), 60)
+    elif command not in ("sign", "gc"):
         flip(manifest(store, 200), 60)
         flip(pack_of(store, 300, "model"), 70)
     if command == "verify":
@@ -179,6 +194,14 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         "stats": [store],
         "report": [store, "--out", tmp_path / "report.html"],
         "copy": [store, tmp_path / "other", "--steps", "tuned:latest", "--steps", "tag:early"],
+        "eject": [store, "--out", tmp_path / "all"],
+        "watch": [checkpoints(tmp_path / "run"), "--store", store, "--branch", "watched", "--once"],
+        "annotate": [store, "300", "a=1"],
+        "tag": [store],
+        "untag": [store, "paper"],
+        "branch": [store, "tuned", "--delete"],
+        "prune": [store, "--keep-last", "1", "--rebase"],
+        "gc": [store, "--dry-run"],
         "verify": [store, "--deep", "--repair", "--from", tmp_path / "copy"],
         "protect": [store],
         "keygen": [tmp_path / "new.key"],

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
-from torch.distributed.checkpoint.staging import AsyncStager, DefaultStager, StagingOptions
+from torch.distributed.checkpoint.staging import AsyncStager, BlockingAsyncStager, DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -112,6 +112,19 @@ def test_torchs_own_stager_kept_for_all_saves(delta_store: Store) -> None:
             live[name].copy_(tensor)
         done(async_save(live, storage_writer=DeltaStorageWriter(delta_store, step), async_stager=stager))
     stager.close()
+    assert_exact(delta_store, walk)
+
+
+def test_torchs_blocking_stager(delta_store: Store) -> None:
+    walk, stager = a_walk(3), BlockingAsyncStager()
+    live = {name: tensor.clone() for name, tensor in walk[0].items()}
+    for step, state in enumerate(walk):
+        for name, tensor in state.items():
+            live[name].copy_(tensor)
+        response = async_save(live, storage_writer=DeltaStorageWriter(delta_store, step), async_stager=stager)
+        for tensor in live.values():
+            tensor.fill_(-1)
+        done(response)
     assert_exact(delta_store, walk)
 
 
@@ -232,10 +245,11 @@ def test_a_save_lets_go_of_what_a_planner_makes(delta_store: Store) -> None:
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
-def test_packs_then_indexes_then_the_manifest() -> None:
+def test_the_announcement_then_packs_then_indexes_then_the_manifest() -> None:
     recorder = RecordingBackend(MemoryBackend())
     store = new_store(recorder)
     recorder.clear()
     done(async_save(a_walk(1)[0], storage_writer=DeltaStorageWriter(store, 0)))
     puts = [done.key.split("/")[0] for done in recorder.operations if done.kind in ("put", "put_if_absent")]
-    assert puts == ["packs", "indexes", "manifests"]
+    assert puts[0] == "pending"
+    assert [kind for kind in puts if kind != "pending"] == ["packs", "indexes", "manifests"]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deltackpt.api import Store
-from deltackpt.errors import DamagedFileError, UnsafeFileError
+from deltackpt.errors import DamagedFileError, TensorNotFoundError, UnsafeFileError
 from deltackpt.formats.recorded import read_infos, read_structure
 from deltackpt.pipeline.save import write_items
 from deltackpt.testing.arrays import load_manifest
@@ -93,6 +93,12 @@ def test_tied_sliced_and_transposed_tensors(tmp_path: Path) -> None:
     for name, view in views.items():
         entry = step.tensor(view.fqn).flatten()
         assert torch.as_strided(entry, view.shape, view.strides, view.offset).equal(state[name.removeprefix("model.")])
+        assert step.tensor(name).equal(state[name.removeprefix("model.")])
+        assert step.tensor(name).is_contiguous()
+    assert step.tensor("model.transposed", (slice(1, 3), 2)).equal(state["transposed"][1:3, 2])
+    with pytest.raises(TensorNotFoundError):
+        step.tensor("model.none")
+    assert set(step.load()) == set(found)
     assert step.tensor("model.tied").equal(w)
     assert step.tensor("model.flat.b").equal(flat[20:])
 

@@ -85,7 +85,7 @@ class Names:
 
     def __init__(self) -> None:
         self._given: set[str] = set()
-        self._shared: set[str] = set()
+        self._shared: dict[str, str] = {}
 
     def has(self, name: str) -> bool:
         """Whether the name is taken."""
@@ -100,10 +100,10 @@ class Names:
         return name
 
     def share(self, wanted: str) -> str:
-        """The name of a tensor of which every part is given it."""
+        """The name of a tensor; every part of it is given the same."""
         if wanted not in self._shared:
-            self._shared.add(self.give(wanted))
-        return wanted
+            self._shared[wanted] = self.give(wanted)
+        return self._shared[wanted]
 
 
 def artifact_of_path(path: str) -> str:
