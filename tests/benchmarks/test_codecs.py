@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import codecs
+from benchmarks import codecs, stages
 from benchmarks.bounds import entropy_bound
 from benchmarks.peers import MODULES, peers
 from benchmarks.verdicts import ALONE, OURS, Row, verdicts
@@ -38,6 +38,10 @@ def test_every_row_is_there_and_judged(
     assert set(report["versions"]) >= {"deltackpt", "numpy", "torch", *MODULES}
     assert len(report["verdicts"]) > 30
     assert len(capsys.readouterr().out.splitlines()) > len(report["rows"])
+    stages.main(["--tiny", "--cache", str(tmp_path / "run"), "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert printed.count("block to record") == printed.count("record to block") == 3
+    assert "adam_weight: prediction" in printed
 
 
 # Of what they import.
