@@ -44,6 +44,7 @@ from deltackpt.store.where import parse_where
 if TYPE_CHECKING:
     import torch
 
+    from deltackpt.formats.check import CheckReport
     from deltackpt.formats.eject import EjectedStep, EjectReport
     from deltackpt.formats.importing.report import ImportReport, Meter
     from deltackpt.formats.source import StepSource
@@ -855,6 +856,26 @@ class Step:
             force=force,
             max_shard_bytes=MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes,
         )
+
+    def check(self, against: str | os.PathLike[str] | Step, *, only: str = "model") -> CheckReport:
+        """How the step differs from what is to be resumed: names, shapes and dtypes; no tensor is read.
+
+        Args:
+            against: a config (OLMo's, or one of ``transformers``), a file or folder of weights, a folder of DCP, or
+                another step.
+            only: the artifact whose tensors are compared.
+
+        Raises:
+            InvalidArgumentError: there is nothing to compare with.
+            TensorNotFoundError: the step has no such tensors.
+            UnsupportedDataError: the shapes of tensors cannot be told from the config.
+        """
+        from deltackpt.formats.check import compare, describe_path, describe_step
+
+        have = describe_step(self.manifest, only)
+        if isinstance(against, Step):
+            return compare(have, describe_step(against.manifest, only), f"{against.key.branch}:{against.key.step}")
+        return compare(have, describe_path(Path(against), only), os.fspath(against))
 
     def files(self, *, trust_objects: bool = False) -> list[StepFile]:
         """The step's files: those that were imported or, for other steps, what ``restore(format="torch")`` writes.

@@ -16,6 +16,7 @@ from deltackpt._version import __version__
 from deltackpt.cli import (
     annotate,
     branch,
+    check,
     copy,
     diff,
     doctor,
@@ -55,7 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    *(init, import_files, log, show, restore, diff, stats, report, copy, eject, watch),
+    *(init, import_files, log, show, restore, diff, stats, report, check, copy, eject, watch),
     *(annotate, tag, untag, branch, prune, gc, verify, protect, keygen, sign, doctor),
 )
 for _module in _COMMANDS:

@@ -120,7 +120,7 @@ def keys_of(value: Any, path: str = "") -> set[str]:
         return {
             key for name, member in value.items() for key in keys_of(member, f"{path}{dot}{'NAME' if free else name}")
         }
-    return {re.sub(r"shape\[\]$", "shape", path)}
+    return {re.sub(r"(shape|has|wanted)\[\]$", r"\1", path)}
 
 
 def with_steps(keys: set[str], prefix: str) -> set[str]:
@@ -141,6 +141,13 @@ def checkpoints(folder: Path) -> Path:
     return folder
 
 
+def other_weights(folder: Path) -> Path:
+    """Weights of which one is new, one is gone, and one has another shape and dtype."""
+    folder.mkdir()
+    torch.save({"weight": torch.ones(1).half(), "new": torch.ones(1)}, folder / "model.pt")
+    return folder
+
+
 COMMANDS = [
     "init",
     "import",
@@ -150,6 +157,7 @@ COMMANDS = [
     "diff",
     "stats",
     "report",
+    "check",
     "copy",
     "eject",
     "watch",
@@ -193,6 +201,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         "diff": [store, "100", "100"],
         "stats": [store],
         "report": [store, "--out", tmp_path / "report.html"],
+        "check": [store, "100", "--against", other_weights(tmp_path / "weights")],
         "copy": [store, tmp_path / "other", "--steps", "tuned:latest", "--steps", "tag:early"],
         "eject": [store, "--out", tmp_path / "all"],
         "watch": [checkpoints(tmp_path / "run"), "--store", store, "--branch", "watched", "--once"],
