@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deltackpt.backend.base import Backend
 from deltackpt.errors import InvalidArgumentError, MissingObjectError
@@ -16,8 +16,10 @@ from deltackpt.format.keys import CONFIG_YAML
 from deltackpt.schedule import Schedule, parse_schedule
 from deltackpt.store.base_cache import parse_base_memory
 from deltackpt.store.options import StoreOptions
-from deltackpt.store.yaml_file import YamlFile
 from deltackpt.text import parse_size
+
+if TYPE_CHECKING:
+    from deltackpt.store.yaml_file import YamlFile
 
 __all__ = ["CONFIG_KEYS", "WriterConfig", "config_template", "parse_config", "read_config"]
 
@@ -64,6 +66,8 @@ def parse_config(data: bytes, *, source: str) -> WriterConfig:
     Raises:
         InvalidArgumentError: it is not YAML, or a key or value makes no sense; says in which line.
     """
+    from deltackpt.store.yaml_file import YamlFile  # loads yaml, which stores without a configuration do without
+
     file = YamlFile(data, source)
     file.check_keys(frozenset(CONFIG_KEYS))
     values = {key: value for key, value in file.values.items() if value is not None}

@@ -11,17 +11,18 @@ import pytest
 from typer.testing import CliRunner
 
 import deltackpt
-from deltackpt.cli import copy, doctor, init, log, restore, show, verify
+from deltackpt.cli import copy, diff, doctor, init, log, restore, show, stats, verify
 from deltackpt.cli.main import app
 from tests.cli.helpers import Run
 
-COMMANDS = (init, log, show, restore, copy, verify, doctor)
+COMMANDS = (init, log, show, diff, stats, restore, copy, verify, doctor)
 
 STARTS_WITHOUT_TORCH = """
 import sys
 from deltackpt.cli.main import main
 store, new = sys.argv[1:]
-commands = ["init", new], ["log", store], ["show", store, "latest"], ["verify", store, "--deep"], ["doctor"]
+commands = ["init", new], ["log", store], ["show", store, "latest"], ["stats", store], ["doctor"]
+commands += ["verify", store, "--deep"], ["diff", store, "100", "300"], ["log", store, "--where", "step > 1"]
 for arguments in commands:
     main(arguments)
 loaded = [name for name in ("torch", "safetensors", "yaml") if name in sys.modules]
@@ -229,7 +230,7 @@ def test_a_name_that_is_no_text_is_shown_with_escapes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "found"),
-    [("deltackpt re", ["restore"]), ("deltackpt init --chain ", ["auto", "previous", "anchor", "skip"])],
+    [("deltackpt rest", ["restore"]), ("deltackpt init --chain ", ["auto", "previous", "anchor", "skip"])],
 )
 def test_completion(words: str, found: list[str]) -> None:
     environment = {
