@@ -422,6 +422,7 @@ class Store:
         strict: bool = False,
         overwrite: bool = False,
         remove_source: bool = False,
+        as_bytes: Sequence[str] = (),
         dry_run: bool = False,
         threads: int | None = None,
         base_memory: int | str = 384 << 20,
@@ -439,6 +440,8 @@ class Store:
             strict: whether a checkpoint that lacks files is refused.
             overwrite: whether a step that holds other files is replaced.
             remove_source: whether each source is removed once its step was read back and compared with it.
+            as_bytes: which files are not to be understood but kept as bytes, whatever they are: their paths in the
+                checkpoint, with ``*`` and ``?`` as in a shell.
             dry_run: whether only to say what would be imported.
             threads: by default one a core.
             base_memory: bytes of memory for blocks that the next step is predicted from, or ``"auto"``.
@@ -454,7 +457,7 @@ class Store:
 
         workers = default_threads() if threads is None else threads
         save = SaveSettings(workers, parse_base_memory(base_memory))
-        settings = ImportSettings(check_branch(branch), strict, overwrite, remove_source, save)
+        settings = ImportSettings(check_branch(branch), strict, overwrite, remove_source, save, as_bytes)
         found = discover([Path(source) for source in sources], pattern=pattern, step=step)
         skipped = [(skip.path, skip.reason) for skip in found.skipped]
         if not found.checkpoints:

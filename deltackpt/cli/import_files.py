@@ -47,6 +47,12 @@ def command(
         bool,
         typer.Option("--remove-source", help="Remove each source once its step was read back and compared with it."),
     ] = False,
+    as_bytes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as-bytes", metavar="PATH", help="Keep these files as bytes, whatever they are; may be repeated."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="How many threads work; one a core by default.")
     ] = None,
@@ -73,6 +79,7 @@ def command(
             strict=strict,
             overwrite=overwrite,
             remove_source=remove_source,
+            as_bytes=as_bytes or (),
             dry_run=dry_run,
             threads=workers,
             base_memory=base_memory,

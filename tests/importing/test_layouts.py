@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from deltackpt.api import Store
 from deltackpt.errors import InvalidArgumentError, UnsafeFileError
 from deltackpt.formats.layouts.discover import Found, discover
 from deltackpt.testing.arrays import load_manifest
@@ -168,8 +169,11 @@ def test_shards_that_an_index_names_are_missed(tmp_path: Path) -> None:
     (one,) = discover([folder]).checkpoints
     assert [lack.path for lack in one.lacks] == ["model-00002-of-00002.safetensors"]
     index(folder, "../../etc/passwd")
-    with pytest.raises(UnsafeFileError, match="outside its folder"):
-        discover([folder])
+    layouts.hf_trainer(tmp_path, 6)
+    report = Store(new_store()).import_checkpoints([tmp_path])
+    assert [(one.step, one.status) for one in report.steps] == [(5, "failed"), (6, "imported")]
+    assert isinstance(report.failed[0].error, UnsafeFileError)
+    assert "outside its folder" in report.failed[0].error.message
 
 
 def test_a_model_alone_needs_a_number(tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ def test_a_damaged_step_does_not_keep_the_others_from_the_store(root: Path) -> N
     assert restored(store.opened, 2) == originals(root / "step2-unsharded")
 
 
+def test_a_damaged_file_can_be_kept_as_bytes(root: Path) -> None:
+    file = root / "step2-unsharded" / "optim.pt"
+    file.write_bytes(file.read_bytes()[:-50])
+    store = Store(new_store())
+    assert status(run(store, root, as_bytes=["opt*.pt"])) == [(1, "imported"), (2, "imported"), (10, "imported")]
+    assert restored(store.opened, 2) == originals(root / "step2-unsharded")
+    assert not store.step(2).entries("optim.")
+    assert store.step(2).entries("model.")
+
+
 def test_strict_refuses_what_is_incomplete(root: Path) -> None:
     (root / "step1-unsharded" / "optim.pt").unlink()
     store = Store(new_store())

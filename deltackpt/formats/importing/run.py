@@ -43,6 +43,7 @@ class ImportSettings:
         overwrite: whether a step that holds other files is replaced.
         remove_source: whether each source is removed once its step was read back and compared with it.
         save: how much of the machine may be used.
+        as_bytes: which files are not to be understood: paths, with ``*`` and ``?`` as in a shell.
     """
 
     branch: str
@@ -50,6 +51,7 @@ class ImportSettings:
     overwrite: bool
     remove_source: bool
     save: SaveSettings
+    as_bytes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +124,8 @@ def _prepare(
     store: OpenStore, source: CheckpointSource, size: int, settings: ImportSettings, meter: Meter
 ) -> _Prepared:
     try:
+        if source.problem is not None:
+            raise source.problem
         with os_errors("read the files", str(source.folder)):
             mark = fingerprint(source)
         present = find_place(store, settings.branch, source.step)
@@ -130,7 +134,9 @@ def _prepare(
         if settings.strict and source.lacks:
             missing = ", ".join(f"{lack.path} ({lack.cost})" for lack in source.lacks)
             raise IncompleteCheckpointError(f"the checkpoint lacks {missing}", where=str(source.folder))
-        examined = examine_step(source, threads=settings.save.threads, progress=meter.advance)
+        examined = examine_step(
+            source, threads=settings.save.threads, progress=meter.advance, as_bytes=settings.as_bytes
+        )
         if present is None or settings.overwrite:
             return _Prepared(source, size, None, examined)
         if _same_files(store.manifest(present.key), store, examined, settings.save.threads):

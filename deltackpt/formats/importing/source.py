@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deltackpt.errors import DeltackptError
 from deltackpt.format.manifest import Metric
 from deltackpt.formats.importing.naming import FileNaming
 
@@ -51,6 +52,7 @@ class CheckpointSource:
         files: all of them, in order of paths.
         lacks: what is missing of a complete one.
         metrics: what the checkpoint says of itself, such as its loss.
+        problem: why it must not be imported.
     """
 
     step: int
@@ -59,3 +61,4 @@ class CheckpointSource:
     files: Sequence[CheckpointFile]
     lacks: Sequence[Lack] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    problem: DeltackptError | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from deltackpt.format import hashing
 from deltackpt.format.keys import StepKey
@@ -14,7 +15,7 @@ from deltackpt.formats.importing.naming import Names
 from deltackpt.formats.importing.parts import parsers_of, settle_parts
 from deltackpt.formats.importing.source import CheckpointFile, CheckpointSource
 from deltackpt.formats.importing.write import write_step
-from deltackpt.formats.parsers.recognise import parse_file
+from deltackpt.formats.parsers.recognise import parse_as_bytes, parse_file
 from deltackpt.formats.parsers.source import SourceFile
 from deltackpt.pipeline.save import SaveSettings
 from deltackpt.store.base_cache import BaseCache
@@ -49,10 +50,13 @@ def fingerprint(source: CheckpointSource) -> str:
     return hashing.blake3_digest("".join(facts).encode("utf-8", "surrogateescape")).hex()
 
 
-def examine_step(source: CheckpointSource, *, threads: int, progress: Progress) -> ExaminedStep:
+def examine_step(
+    source: CheckpointSource, *, threads: int, progress: Progress, as_bytes: Sequence[str] = ()
+) -> ExaminedStep:
     """Read all files of a checkpoint through once; several at a time.
 
     Args:
+        as_bytes: which files are not to be understood: paths, with ``*`` and ``?`` as in a shell.
         progress: called with the number of bytes of each piece that was read.
 
     Raises:
@@ -64,7 +68,8 @@ def examine_step(source: CheckpointSource, *, threads: int, progress: Progress) 
     def scan(file: CheckpointFile) -> ScannedFile:
         return scan_file(file.path, SourceFile(file.source), parsers.get(file.path, parse_file), progress)
 
-    parsers = parsers_of(source.files)
+    plain = {file.path: parse_as_bytes for file in source.files if any(fnmatchcase(file.path, p) for p in as_bytes)}
+    parsers = {**parsers_of([file for file in source.files if file.path not in plain]), **plain}
     with ThreadPoolExecutor(threads, thread_name_prefix="deltackpt-scan") as executor:
         scanned = settle_parts(list(executor.map(scan, source.files)))
     names = Names()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from deltackpt.backend.oserrors import os_errors
-from deltackpt.errors import InvalidArgumentError
+from deltackpt.errors import InvalidArgumentError, UnsafeFileError
 from deltackpt.formats.importing.source import CheckpointFile, CheckpointSource, Lack
 from deltackpt.formats.layouts.base import Contents, Layout, by_name
 from deltackpt.formats.layouts.dcp_folder import DCP, OLMO_CORE, TORCHTITAN
@@ -152,7 +152,12 @@ def _checkpoint(folder: Path, step: int | None) -> CheckpointSource | None:
         if number is None or number >= 10**12:
             continue
         files = tuple(CheckpointFile(path, paths[path], layout.naming(path)) for path in sorted(paths))
-        return CheckpointSource(number, folder, layout.name, files, layout.lacks(contents), layout.metrics(contents))
+        one = CheckpointSource(number, folder, layout.name, files, (), layout.metrics(contents))
+        try:
+            return replace(one, lacks=layout.lacks(contents))
+        except UnsafeFileError as error:
+            # It must not keep the other checkpoints from being found.
+            return replace(one, problem=error)
     return None
 
 
