@@ -78,3 +78,8 @@ def test_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_dcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_page("dcp.md")
+
+
+def test_retention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page("retention.md")
