@@ -15,9 +15,11 @@ from deltackpt.backend.oserrors import os_errors
 from deltackpt.formats.folder import new_folder
 from deltackpt.formats.image import FileImage
 from deltackpt.formats.image_write import write_images
+from deltackpt.formats.original import original_images
+from deltackpt.formats.recipe import FILE_PREFIX
 from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES
 from deltackpt.formats.source import StepSource
-from deltackpt.formats.views import VIEWS, default_format, original_images
+from deltackpt.formats.views import VIEWS, default_format
 
 __all__ = ["CACHE_BYTES", "cache_folder", "hf_folder"]
 
@@ -73,7 +75,9 @@ def _images(source: StepSource) -> list[FileImage]:
     """The imported files, where these are a folder for ``from_pretrained``; else weights under the names it wants."""
     if default_format(source.manifest) == "original":
         artifacts = {entry.fqn: entry.artifact for entry in source.manifest.entries}
-        images = [image for image in original_images(source) if artifacts[f"file:{image.path}"] in ("model", "config")]
+        images = [
+            image for image in original_images(source) if artifacts[FILE_PREFIX + image.path] in ("model", "config")
+        ]
         if any(image.path == _CONFIG for image in images):
             return images
     return VIEWS["hf"](source, None, MAX_SHARD_BYTES)

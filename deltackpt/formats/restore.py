@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from deltackpt.errors import InvalidArgumentError
+from deltackpt.errors import InvalidArgumentError, UnsupportedDataError
 from deltackpt.formats.dcp_folder import write_dcp_folder
 from deltackpt.formats.folder import new_folder, refuse_existing
 from deltackpt.formats.image import FileImage
@@ -44,6 +44,7 @@ def restore_step(
         InvalidArgumentError: an unknown format, or a folder that must not be replaced.
         ObjectExistsError: the folder is there, and not ``force``; nothing was written.
         TensorNotFoundError: the step has no artifact called ``only``.
+        UnsupportedDataError, IncompleteStepError: the step cannot be written in this format.
         UntrustedObjectError: an object is a pickle, and that is not trusted; nothing was written.
     """
     name = file_format or default_format(source.manifest)
@@ -55,6 +56,12 @@ def restore_step(
     write: Callable[[Path], list[Path]]
     if name == "dcp":
         entries = source.state_entries(only)
+        if default_format(source.manifest) == "original" and only != "model":
+            raise UnsupportedDataError(
+                "of imported files only the weights can become a DCP folder: what is no tensor is not known",
+                where=str(source.manifest.header.key),
+                hint="add only='model', or restore the format original",
+            )
         source.check_trust(entries)
 
         def write(folder: Path) -> list[Path]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from deltackpt.errors import IncompleteStepError, InvalidNameError, TensorNotFoundError
+from deltackpt.errors import IncompleteStepError, InvalidNameError, TensorNotFoundError, UnsupportedDataError
 from deltackpt.format.manifest import Manifest
 from deltackpt.formats.flat_state import flat_tensors, flatten
 from deltackpt.formats.hf_names import to_hf
-from deltackpt.formats.image import FileImage, Stored
+from deltackpt.formats.image import FileImage
+from deltackpt.formats.imported import imported_config, imported_model, imported_torch
 from deltackpt.formats.optim_names import by_name
-from deltackpt.formats.recipe import FILE, FileInfo, check_path
-from deltackpt.formats.recorded import read_infos, read_structure
+from deltackpt.formats.original import original_images
+from deltackpt.formats.recipe import FILE, check_path
 from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES, safetensors_images
 from deltackpt.formats.source import StepSource
 from deltackpt.formats.torch_image import StoredTensors, torch_image
 from deltackpt.formats.yaml_text import to_yaml
 
-__all__ = ["VIEWS", "View", "default_format", "file_images", "original_images", "part_image"]
+__all__ = ["VIEWS", "View", "default_format", "file_images", "part_image"]
 
 View = Callable[[StepSource, "str | None", int], "list[FileImage]"]
 """Gives the files of a step, or of one artifact of it; the last argument is where safetensors files are cut."""
@@ -36,46 +37,17 @@ def file_images(source: StepSource, only: str | None = None) -> list[FileImage]:
     return VIEWS[default_format(source.manifest)](source, only, MAX_SHARD_BYTES)
 
 
-def original_images(source: StepSource, only: str | None = None, _: int = MAX_SHARD_BYTES) -> list[FileImage]:
-    """The files that were imported.
-
-    Raises:
-        IncompleteStepError: the step was not imported from files.
-        TensorNotFoundError: none of them belongs to the artifact ``only``.
-    """
-    infos = read_infos(source.store, source.manifest, threads=source.threads)
-    if not infos:
-        raise IncompleteStepError(
-            "the step was saved from memory, not imported from files",
-            where=str(source.manifest.header.key),
-            hint="restore it with the format torch",
-        )
-    if only is not None:
-        artifacts = {entry.fqn: entry.artifact for entry in source.manifest.entries}
-        chosen = [info for info in infos if artifacts[info.fqn] == only]
-        if not chosen:
-            have = sorted({artifacts[info.fqn] for info in infos})
-            raise TensorNotFoundError(
-                f"the step has no artifact {only!r}",
-                where=str(source.manifest.header.key),
-                hint=f"it has: {', '.join(have)}",
-            )
-        infos = chosen
-    return [_original(source, info) for info in infos]
+def _original(source: StepSource, only: str | None, _: int) -> list[FileImage]:
+    return original_images(source, only)
 
 
-def _original(source: StepSource, info: FileInfo) -> FileImage:
-    structure = read_structure(source.store, source.manifest, info, threads=source.threads)
-    pieces = [
-        Stored(segment.fqn, segment.start, segment.length)
-        if segment.fqn
-        else Stored(info.body, info.structure + segment.start, segment.length)
-        for segment in structure.segments
-    ]
-    return FileImage(info.path, tuple(pieces), mode=info.mode, mtime_ns=info.mtime_ns, sha256=info.sha256)
+def _is_imported(source: StepSource) -> bool:
+    return default_format(source.manifest) == "original"
 
 
 def _torch(source: StepSource, only: str | None, _: int) -> list[FileImage]:
+    if _is_imported(source):
+        return imported_torch(source, only)
     stored = StoredTensors()
     parts = source.parts(source.state_entries(only), stored)
     return [part_image(name, value, stored) for name, value in parts.items()]
@@ -100,24 +72,53 @@ def _literal(data: bytes) -> tuple[bytes, ...]:
 def _olmo(source: StepSource, only: str | None, _: int) -> list[FileImage]:
     stored = StoredTensors()
     wanted = _OLMO_PARTS if only is None else (only,)
+    if _is_imported(source):
+        return _olmo_of_files(source, only, wanted)
     entries = source.state_entries(only if only != "optim" else None)
     parts = source.parts([entry for entry in entries if entry.artifact in (*wanted, "model")], stored)
-    missing = [name for name in wanted if name not in parts]
+    _check_complete(source, [name for name in wanted if name not in parts])
+    if "optim" in wanted:
+        parts["optim"] = by_name(parts["optim"], flatten(parts["model"]) if "model" in parts else {})
+    return [part_image(name, parts[name], stored) for name in wanted]
+
+
+def _olmo_of_files(source: StepSource, only: str | None, wanted: Sequence[str]) -> list[FileImage]:
+    images = imported_torch(source, only)
+    paths = {image.path for image in images}
+    names = {name: "config.yaml" if name == "config" else f"{name}.pt" for name in wanted}
+    _check_complete(source, [name for name, path in names.items() if path not in paths])
+    # Paths of an optimizer's state are (optim, state, parameter, ...).
+    numbered = any(
+        e.path and e.path[:2] == ("optim", "state") and type(e.path[2]) is int for e in source.state_entries()
+    )
+    if "optim" in wanted and numbered:
+        raise UnsupportedDataError(
+            "the imported optimizer has numbers for its parameters, where OLMo wants names",
+            where="optim.pt",
+            hint="restore the step with the format torch or original",
+        )
+    return [image for image in images if image.path in names.values()]
+
+
+def _check_complete(source: StepSource, missing: Sequence[str]) -> None:
     if missing:
         raise IncompleteStepError(
             f"OLMo resumes from config.yaml, model.pt, optim.pt and train.pt, and the step has no {', '.join(missing)}",
             where=str(source.manifest.header.key),
             hint="restore one artifact with only='model', or the step with the format torch",
         )
-    if "optim" in wanted:
-        parts["optim"] = by_name(parts["optim"], flatten(parts["model"]) if "model" in parts else {})
-    return [part_image(name, parts[name], stored) for name in wanted]
 
 
 def _safetensors(source: StepSource, only: str | None, max_shard_bytes: int) -> list[FileImage]:
     """Weights as safetensors; what that format cannot hold, optimizer and training state, as torch files."""
     stored = StoredTensors()
     images: list[FileImage] = []
+    if _is_imported(source):
+        if only in (None, "model"):
+            tensors = flat_tensors(imported_model(source, stored), stored)
+            images += safetensors_images("model", tensors, max_shard_bytes=max_shard_bytes)
+        artifacts = {entry.artifact for entry in source.manifest.entries} if only is None else {only}
+        return images + [image for name in sorted(artifacts - {"model"}) for image in imported_torch(source, name)]
     for name, value in source.parts(source.state_entries(only), stored).items():
         if name == "model":
             tensors = flat_tensors(flatten(value), stored)
@@ -134,8 +135,11 @@ def _hf(source: StepSource, only: str | None, max_shard_bytes: int) -> list[File
         raise TensorNotFoundError(
             f"the format hf holds a model, not the artifact {only!r}", hint="leave only= out, or choose another format"
         )
-    entries = [e for e in source.state_entries() if e.artifact in ("model", "config")]
-    parts = source.parts(entries, stored)
+    if _is_imported(source):
+        parts: dict[str, object] = {"model": imported_model(source, stored), "config": imported_config(source)}
+    else:
+        entries = [e for e in source.state_entries() if e.artifact in ("model", "config")]
+        parts = source.parts(entries, stored)
     if "model" not in parts:
         raise TensorNotFoundError("the step has no artifact 'model'", where=str(source.manifest.header.key))
     model = to_hf(flatten(parts["model"]), parts.get("config"))
@@ -144,7 +148,7 @@ def _hf(source: StepSource, only: str | None, max_shard_bytes: int) -> list[File
 
 
 VIEWS: Final[Mapping[str, View]] = {
-    "original": original_images,
+    "original": _original,
     "torch": _torch,
     "olmo": _olmo,
     "safetensors": _safetensors,
