@@ -89,7 +89,7 @@ def _olmo_of_files(source: StepSource, only: str | None, wanted: Sequence[str]) 
     _check_complete(source, [name for name, path in names.items() if path not in paths])
     # Paths of an optimizer's state are (optim, state, parameter, ...).
     numbered = any(
-        e.path and e.path[:2] == ("optim", "state") and type(e.path[2]) is int for e in source.state_entries()
+        e.path and e.path[:2] == ("optim", "state") and str(e.path[2]).isdigit() for e in source.state_entries()
     )
     if "optim" in wanted and numbered:
         raise UnsupportedDataError(
