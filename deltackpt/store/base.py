@@ -120,6 +120,7 @@ class BaseView:
         self._entries = {entry.fqn: number for number, entry in enumerate(manifest.entries)}
         self._placed: dict[int, _Placed] = {}
         self._closure = frozenset(entry.identity for entry in manifest.indexes)
+        self._packs = frozenset(pack.name for pack in manifest.packs)
         self._by_address: dict[tuple[str, str, int, bool], Mapping[bytes, BaseBlock]] = {}
         self._key_rows: dict[bytes, NDArray[np.bool_]] = {}
         self._sound: set[bytes] = set()
@@ -202,7 +203,9 @@ class BaseView:
         try:
             index = self.lookup(identity)
             for pack in index.location.packs:
-                self._check_pack(pack)
+                # An index also lists packs whose records nothing needs any more.
+                if pack.name in self._packs:
+                    self._check_pack(pack)
         except UNUSABLE as error:
             self._broken.add(identity)
             _LOG.warning("blocks are stored whole because something that their base needs is not there: %s", error)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 
 import pytest
 
 from deltackpt.api import Store
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.errors import InvalidArgumentError, StepNotFoundError
-from deltackpt.format.keys import StepKey, manifest_key
-from deltackpt.pipeline.prune import PruneReport
+from deltackpt.format.keys import StepKey, manifest_key, pack_key
+from deltackpt.pipeline.prune import PruneReport, prune_store
 from deltackpt.pipeline.rewrite import rewrite_step
 from deltackpt.pipeline.save import SaveSettings
+from deltackpt.store.collect import collect
 from deltackpt.store.names import put_tag
-from deltackpt.store.opened import OpenStore, create_store
+from deltackpt.store.opened import OpenStore, create_store, open_store
 from deltackpt.store.options import StoreOptions
 from deltackpt.store.pending import Announcement
 from deltackpt.store.retention import Retention
@@ -247,3 +249,21 @@ def test_only_and_rebase_exclude_each_other(store: OpenStore) -> None:
 def test_a_store_without_steps(store: OpenStore) -> None:
     put_tag(store, "x", StepKey("main", 1, 1))
     assert Store(store).prune(Retention(keep_last=1), branch=None) == PruneReport((), (), (), (), (), 0, 0, False)
+
+
+def test_deltas_go_on_where_packs_that_nothing_needs_are_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """An index lists all packs of its save, also those that gc deleted because no step that stayed needs them."""
+    store = create_store(MemoryBackend(), StoreOptions(chain="previous"))
+    frozen = floats(64, seed=1)
+    moments = [Stored(floats(64, seed=9 + step), artifact="optim", role="exp_avg") for step in range(2)]
+    for step, moment in enumerate(moments):
+        save_step(store, {"w": frozen, "m": moment}, step=step)
+    packs = keys(store, "packs/")
+    prune_store(store, Retention(keep_last=1), branches=None, settings=SaveSettings(1, 0))
+    collect(store, grace=timedelta(0))
+    needed = {pack_key(pack.name) for pack in load_manifest(store, 1).packs}
+    assert needed == keys(store, "packs/") < packs
+    fresh = open_store(store.backend)
+    save_step(fresh, {"w": frozen, "m": moments[1]}, step=2)
+    assert caplog.records == []
+    assert keys(store, "packs/") == needed

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 
+from deltackpt import Retention, Store
 from deltackpt.backend.base import Backend
+from deltackpt.backend.memory import MemoryBackend
+from deltackpt.pipeline.prune import prune_store
+from deltackpt.pipeline.save import SaveSettings
+from deltackpt.store.collect import collect
 from deltackpt.store.opened import OpenStore, create_store
 from deltackpt.store.options import StoreOptions
 from deltackpt.testing.arrays import State, Stored, save_step, split, state_bytes
-from tests.reliability.checks import ABSENT, Place, Possible, digest
+from tests.reliability.checks import ABSENT, Place, Possible, digest, digests
 
 __all__ = ["ACTIONS", "Action", "build_store", "state"]
 
 _STEPS = range(4)
+_SETTINGS = SaveSettings(1, 0)
 
 
 def state(number: int) -> State:
@@ -79,8 +89,53 @@ def _branch(store: OpenStore) -> None:
     save_step(store, state(3), step=7, branch="anneal")
 
 
+def _prune(store: OpenStore) -> None:
+    prune_store(store, Retention(keep_last=2), branches=["main"], settings=_SETTINGS)
+
+
+def _prune_and_rebase(store: OpenStore) -> None:
+    prune_store(store, Retention(keep_last=2), branches=["main"], settings=_SETTINGS, rebase=True)
+
+
+def _prune_and_collect(store: OpenStore) -> None:
+    _prune(store)
+    collect(store, grace=timedelta(0))
+
+
+def _replace_and_collect(store: OpenStore) -> None:
+    """What was overwritten is garbage, in packs that other steps need as well."""
+    _overwrite(store)
+    collect(store, grace=timedelta(0))
+
+
+def _import(store: OpenStore) -> None:
+    """Two checkpoints, as files."""
+    with tempfile.TemporaryDirectory() as name:
+        for step in (7, 8):
+            path = Path(name) / f"step{step}.npy"
+            np.save(path, np.full((16, 16), step, dtype=np.float32))
+            os.utime(path, (step, step))  # what is kept of a file covers when it was changed
+        Store(store).import_checkpoints([name], branch="files", pattern="step{step}.npy")
+
+
+_THINNED = {("main", 0): digest_of(0), ("main", 1): digest_of(1)}
+_GONE = dict.fromkeys(_THINNED, ABSENT)
+
+
+def _imported() -> dict[Place, bytes]:
+    """What the import leaves, as one that nothing stops leaves it."""
+    store = build_store(MemoryBackend())
+    _import(store)
+    return {place: held for place, held in digests(store).items() if place[0] == "files"}
+
+
 ACTIONS = (
     Action("save", _save, {("main", 4): ABSENT}, {("main", 4): digest_of(4)}),
     Action("overwrite", _overwrite, {("main", 3): digest_of(3)}, {("main", 3): digest_of(9)}),
+    Action("prune", _prune, _THINNED, _GONE),
+    Action("rebase", _prune_and_rebase, _THINNED, _GONE),
+    Action("gc", _prune_and_collect, _THINNED, _GONE),
+    Action("replace", _replace_and_collect, {("main", 3): digest_of(3)}, {("main", 3): digest_of(9)}),
+    Action("import", _import, dict.fromkeys(_imported(), ABSENT), _imported()),
     Action("branch", _branch, {("anneal", 7): ABSENT}, {("anneal", 7): digest_of(3)}),
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeAlias
 
 from deltackpt.backend.base import Backend
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.pipeline.verify import verify_store
 from deltackpt.store.catalog import visible_steps
+from deltackpt.store.collect import collect
 from deltackpt.store.opened import OpenStore, open_store
 from deltackpt.testing.arrays import State, load_step, save_step, state_bytes
 
@@ -45,7 +47,12 @@ class Seen:
 
 
 def check_store(backend: Backend, possible: Possible, *, next_state: State | None = None) -> Seen:
-    """Demand that a store opens, lists only what it may and all of it exact, is whole, and takes another save."""
+    """Demand that a store opens, lists only what it may and all of it exact, is whole, and goes on.
+
+    Args:
+        possible: what each step may hold; those not named must not be there.
+        next_state: what is saved next; after that gc has to leave nothing that no step needs.
+    """
     store = open_store(backend)
     found = digests(store)
     for place in set(possible) | set(found):
@@ -56,6 +63,11 @@ def check_store(backend: Backend, possible: Possible, *, next_state: State | Non
     if next_state is not None:
         last = max((step for branch, step in found if branch == "main"), default=0)
         save_step(store, next_state, step=last + 1)
-        after = digests(open_store(backend))
-        assert after == {**found, ("main", last + 1): digest(state_bytes(next_state))}
+        wanted = {**found, ("main", last + 1): digest(state_bytes(next_state))}
+        assert digests(open_store(backend)) == wanted
+        collect(open_store(backend), grace=timedelta(0))
+        left = verify_store(open_store(backend), deep=False, threads=1)
+        assert left.ok, left.problems
+        assert left.unreferenced_bytes == 0
+        assert digests(open_store(backend)) == wanted
     return Seen(found)
