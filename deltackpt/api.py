@@ -20,6 +20,7 @@ from deltackpt.pipeline.copy import CopyReport, copy_steps
 from deltackpt.pipeline.diff import StepDiff, diff_steps
 from deltackpt.pipeline.protect import ProtectReport, protect_store
 from deltackpt.pipeline.prune import PruneReport, prune_store
+from deltackpt.pipeline.repack import RepackReport, repack_branch
 from deltackpt.pipeline.repair import RepairReport, repair_store
 from deltackpt.pipeline.save import SaveSettings, default_threads
 from deltackpt.pipeline.verify import VerifyReport, verify_store
@@ -408,6 +409,48 @@ class Store:
             only=(only,) if isinstance(only, str) else tuple(only),
             rebase=rebase,
             force=force,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def repack(
+        self,
+        target: str = "smallest",
+        *,
+        branch: str = DEFAULT_BRANCH,
+        max_depth: int | None = None,
+        key_every: int | None = None,
+        memory: int | str = "auto",
+        dry_run: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> RepackReport:
+        """Write the steps of a branch anew, each predicted from steps on both sides of it, in a tree of bounded depth.
+
+        Every step becomes a new generation, and stays as it is until that is complete: at any moment, all steps can be
+        loaded, and a repack that was killed can be started again. The bytes come free with the next gc.
+
+        Args:
+            target: ``"smallest"`` (of all trees as deep as allowed), ``"fastest"`` (to restore: ``max_depth`` 2), or
+                ``"key-every"``.
+            max_depth: the most records that are decoded, one after another, to get a block; 8 if not given.
+            key_every: with ``"key-every"``: a key step every so many steps.
+            memory: bytes in which decoded blocks are kept, or ``"auto"``. One state is held beside them.
+            dry_run: change nothing, and estimate from samples what would come of it.
+            progress: called with the steps done and the steps in all.
+
+        Raises:
+            StepNotFoundError: the branch has no steps.
+            InvalidArgumentError: an unknown target, or numbers that make no sense.
+            CommitConflictError: somebody else wrote one of the steps meanwhile.
+            CorruptObjectError, MissingObjectError: a step cannot be read.
+        """
+        return repack_branch(
+            self._opened,
+            branch,
+            target=target,
+            max_depth=max_depth,
+            key_every=key_every,
+            settings=SaveSettings(default_threads(), parse_base_memory(memory)),
             dry_run=dry_run,
             progress=progress,
         )

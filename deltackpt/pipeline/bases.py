@@ -42,11 +42,20 @@ class Start:
         base: the step whose blocks it refers to, as it is visible now.
         chain: its place in the chain.
         choice: the policy that this follows from.
+        other: a second step to predict from.
+        max_depth: of records; None for that of the store's options.
     """
 
     base: BaseView | None
     chain: Chain
     choice: ChainChoice
+    other: BaseView | None = None
+    max_depth: int | None = None
+
+    @property
+    def views(self) -> list[BaseView]:
+        """The steps that blocks may refer to."""
+        return [view for view in (self.base, self.other) if view is not None]
 
     @classmethod
     def alone(cls, options: StoreOptions) -> Start:
@@ -136,9 +145,9 @@ class BaseReader(Protocol):
 class Bases:
     """Gives the bytes of base blocks; safe to use from many threads."""
 
-    def __init__(self, store: OpenStore, view: BaseView | None, cache: BaseCache) -> None:
+    def __init__(self, store: OpenStore, views: Sequence[BaseView], cache: BaseCache) -> None:
         self._cache = cache
-        self._decoder = None if view is None else BlockDecoder(store, view.lookup)
+        self._decoders = [(view, BlockDecoder(store, view.lookup)) for view in views]
         self._counts = {"cached": 0, "decoded": 0}
         self._damaged: set[str | None] = set()
         self._lock = threading.Lock()
@@ -158,10 +167,11 @@ class Bases:
         held = self._cache.get(block.address)
         if held is not None:
             return self._count("cached", held)
-        if self._decoder is None:
+        decoder = next((decoder for view, decoder in self._decoders if view.lists(block.ref.identity)), None)
+        if decoder is None:
             return None
         try:
-            return self._count("decoded", self._decoder.decode(block.ref))
+            return self._count("decoded", decoder.decode(block.ref))
         except UNUSABLE as error:
             self._log_once(error)
             return None

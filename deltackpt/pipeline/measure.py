@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deltackpt.codec import Workspace
 from deltackpt.format.hashing import ADDRESS_BYTES
-from deltackpt.pipeline.bases import Bases
+from deltackpt.pipeline.bases import BaseReader, Bases
 from deltackpt.pipeline.encode import Resolver, TakenBlock
 from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.partners import ItemGroup
@@ -27,7 +27,7 @@ from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import DType
 from deltackpt.tensor.grid import cut
 
-__all__ = ["Sampled", "measure", "sample_groups", "take_sample"]
+__all__ = ["Sampled", "estimate_group", "measure", "sample_groups", "take_sample"]
 
 Bytes = NDArray[np.uint8]
 
@@ -55,6 +55,10 @@ class Sampled:
     block: Box
     box: Box
     weight: float
+
+    def part_of(self, block: Bytes, dtype: DType) -> Bytes:
+        """The sample in a block."""
+        return take_sample(block, dtype, self.block, self.box)
 
 
 def sample_groups(groups: Sequence[ItemGroup], block_elements: int) -> list[Sampled]:
@@ -162,15 +166,22 @@ class _BaseSamples:
 
 
 def _estimated(place: Sampled, data: Sequence[Bytes], base: _BaseSamples | None, workspace: Workspace) -> float:
-    """About the bytes of the payloads of all items, each predicted as a save would."""
-    group = []
-    for number, (item, part) in enumerate(zip(place.group.items, data, strict=True)):
+    """What the items take against a base."""
+    tasks = []
+    for item, partners in zip(place.group.items, place.group.partners, strict=True):
         twin = None if base is None else base.twin(item)
-        bases = () if twin is None else (twin,)
-        task = BlockTask(item, place.box, twin, {}, bases, place.group.partners[number])
-        # Addresses of nothing: samples that equal their base are to cost nothing.
-        group.append(TakenBlock(task, part, number.to_bytes(ADDRESS_BYTES, "big")))
-    resolver = Resolver(group, _Nothing() if base is None else base, _UNBOUNDED, workspace)
+        tasks.append(BlockTask(item, place.box, twin, {}, () if twin is None else (twin,), partners))
+    return estimate_group(tasks, data, _Nothing() if base is None else base, workspace)
+
+
+def estimate_group(tasks: Sequence[BlockTask], data: Sequence[Bytes], bases: BaseReader, workspace: Workspace) -> float:
+    """About the bytes of the payloads of all blocks of a group, each predicted as a save would."""
+    # Addresses of nothing: samples that equal their base are to cost nothing.
+    group = [
+        TakenBlock(task, part, number.to_bytes(ADDRESS_BYTES, "big"))
+        for number, (task, part) in enumerate(zip(tasks, data, strict=True))
+    ]
+    resolver = Resolver(group, bases, _UNBOUNDED, workspace)
     picks = resolver.moments(())
     total = 0.0
     for position in [*picks, *(p for p in range(len(group)) if p not in picks)]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import Candidate
-from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, PREVIOUS, SCALE, ZERO
+from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, MEAN, PREVIOUS, SCALE, ZERO
 from deltackpt.format.record import Need
 from deltackpt.format.record_meta import MAX_NEEDS, put_meta
 from deltackpt.pipeline.bases import BaseReader
@@ -86,6 +86,8 @@ def make_offers(position: int, members: Sequence[Member], bases: BaseReader, max
     block = members[position]
     task, size = block.task, block.data.size
     offers = [_previous(task, block.address, size, bases)]
+    if task.other is not None:
+        offers += [_offer(predictor, task, slots, members, bases) for predictor, slots in _both_sides(task, task.other)]
     offers += [_offer(predictor, task, slots, members, bases) for predictor, slots in _partnerships(task, members)]
     return [
         offer
@@ -125,6 +127,14 @@ def _partnerships(task: BlockTask, members: Sequence[Member]) -> Iterator[tuple[
         yield LINEAR, [own, _Slot.of(1, members, momentum)]
         if before_momentum := _base_slot(3, members[momentum].task):
             yield LINEAR, [own, _Slot.of(1, members, momentum), before_momentum]
+
+
+def _both_sides(task: BlockTask, other: BaseBlock) -> Iterator[tuple[int, list[_Slot]]]:
+    """Predictors that take a second base."""
+    second = _Slot(0, other, task.item.dtype)
+    yield PREVIOUS, [second]
+    if own := _base_slot(0, task):
+        yield MEAN, [own, replace(second, number=1)]
 
 
 def _base_slot(number: int, task: BlockTask) -> _Slot | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deltackpt.format.record import Need, Tile
 from deltackpt.pipeline.items import SaveItem
@@ -33,6 +33,7 @@ class BlockTask:
             records only.
         bases: the base's blocks to predict from; empty where no delta may be written.
         partners: the blocks of its group that it may be predicted from.
+        other: the block of the same box in a second base.
     """
 
     item: SaveItem
@@ -41,6 +42,7 @@ class BlockTask:
     reusable: Mapping[bytes, BaseBlock]
     bases: tuple[BaseBlock, ...]
     partners: Partners
+    other: BaseBlock | None = None
 
 
 BlockGroup = tuple[BlockTask, ...]
@@ -56,10 +58,42 @@ class GroupPlan:
 
 
 def plan_save(
-    groups: Sequence[ItemGroup], base: BaseView | None, chain: Chain, *, block_elements: int, max_depth: int
+    groups: Sequence[ItemGroup],
+    base: BaseView | None,
+    chain: Chain,
+    *,
+    block_elements: int,
+    max_depth: int,
+    other: BaseView | None = None,
 ) -> list[GroupPlan]:
-    """What to write for all groups, in order of names, and for each block what it may be predicted from."""
-    return [_plan_group(group, base, chain, block_elements, max_depth) for group in sorted(groups, key=_order)]
+    """What to write for all groups, in order of names, and for each block what it may be predicted from.
+
+    Args:
+        other: a second base, for blocks that it has with the same box.
+    """
+    plans = [_plan_group(group, base, chain, block_elements, max_depth) for group in sorted(groups, key=_order)]
+    return plans if other is None else [_with_other(plan, other, max_depth) for plan in plans]
+
+
+def _with_other(plan: GroupPlan, other: BaseView, max_depth: int) -> GroupPlan:
+    return GroupPlan(
+        plan.items, tuple(tuple(_add_other(task, other, max_depth) for task in group) for group in plan.blocks)
+    )
+
+
+def _add_other(task: BlockTask, other: BaseView, max_depth: int) -> BlockTask:
+    item = task.item
+    if item.moves or item.kind == "object":
+        return task
+    found = other.blocks(item.fqn, item.kind, item.dtype.code, task.box)
+    if len(found) != 1 or found[0].box != task.box:
+        return task
+    block = found[0]
+    return replace(
+        task,
+        reusable={block.address: block, **task.reusable},
+        other=block if block.depth < max_depth else None,
+    )
 
 
 def _order(group: ItemGroup) -> tuple[str, str, tuple[int, ...]]:

@@ -5,6 +5,8 @@ A kill at any moment leaves the step at its old generation, or at the new one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,7 @@ def rewrite_step(
     settings: SaveSettings,
     choose: StartChoice | None = None,
     cache: BaseCache | None = None,
+    items: Sequence[SaveItem] | None = None,
 ) -> ManifestHeader:
     """Encode every block of a step anew and commit that as the generation after ``manifest``'s.
 
@@ -49,6 +52,7 @@ def rewrite_step(
     Args:
         choose: what to build on; by default nothing: the step becomes a key step.
         cache: where to look for, and keep, the bytes of bases.
+        items: the content, where it is in memory already.
 
     Raises:
         StepNotFoundError: the step is gone or about to be deleted.
@@ -64,7 +68,7 @@ def rewrite_step(
 
     receipt = write_items(
         store,
-        step_items(store, manifest),
+        step_items(store, manifest) if items is None else items,
         branch=key.branch,
         step=key.step,
         writer=0,

@@ -108,21 +108,27 @@ def _write(
     codec = CodecOptions(level=options.level)
     workspace = Workspace()
     groups = group_items(items)
-    places = sample_groups(groups, options.block_elements) if options.chain == AUTO else []
+    places = sample_groups(groups, options.block_elements) if options.chain == AUTO and choose is None else []
     cache.begin_save(settings.base_memory)
 
     sampled: list[Bases] = []
 
     def measure_bases(near: BaseView, far: BaseView | None) -> Measured | None:
-        readers = (Bases(store, near, cache), None if far is None else Bases(store, far, cache))
+        readers = (Bases(store, [near], cache), None if far is None else Bases(store, [far], cache))
         sampled.extend(reader for reader in readers if reader is not None)
         return measure(places, near, far, readers, cache.samples, workspace)
 
     start = choose_start(store, branch, step, announcement, measure_bases) if choose is None else choose(announcement)
+    max_depth = options.max_depth if start.max_depth is None else start.max_depth
     plans = plan_save(
-        groups, start.base, start.chain, block_elements=options.block_elements, max_depth=options.max_depth
+        groups,
+        start.base,
+        start.chain,
+        block_elements=options.block_elements,
+        max_depth=max_depth,
+        other=start.other,
     )
-    bases = Bases(store, start.base, cache)
+    bases = Bases(store, start.views, cache)
     with (
         PackSink(store.backend, options.pack_bytes) as sink,
         ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-save") as executor,
@@ -132,14 +138,14 @@ def _write(
         blocks = (group for plan in plans for group in plan.blocks)
         taken = _note_repeats(ordered_map(executor, _take, blocks, window=window))
         resolved = ordered_map(
-            executor, lambda t: (t, resolve_group(t, bases, codec, options.max_depth, workspace)), taken, window=window
+            executor, lambda t: (t, resolve_group(t, bases, codec, max_depth, workspace)), taken, window=window
         )
         for plan in plans:
             rows.add_groups(plan, resolved)
         packs = sink.finish()
     if start.chain.distance == 0:
         cache.discard_unused()
-    used = () if start.base is None else (start.base.manifest.header.key,)
+    used = tuple(view.manifest.header.key for view in start.views)
     index = rows.builder.build(IndexHeader(branch, step, writer, used, announcement.ticket.id), packs)
     data = encode_index(index)
     name = hashing.blake3_digest(data)

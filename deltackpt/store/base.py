@@ -126,6 +126,10 @@ class BaseView:
         self._sound: set[bytes] = set()
         self._broken: set[bytes] = set()
 
+    def lists(self, identity: bytes) -> bool:
+        """Whether an index is in the closure of the step."""
+        return identity in self._closure
+
     def blocks(self, fqn: str, kind: str, dtype: int, box: Box) -> list[BaseBlock]:
         """The blocks of an entry that overlap a box; the one that equals it alone where there is one.
 
