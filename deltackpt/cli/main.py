@@ -28,6 +28,7 @@ from deltackpt.cli import (
     log,
     protect,
     prune,
+    repack,
     report,
     restore,
     show,
@@ -57,7 +58,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     *(init, import_files, log, show, restore, diff, stats, report, check, copy, eject, watch),
-    *(annotate, tag, untag, branch, prune, gc, verify, protect, keygen, sign, doctor),
+    *(annotate, tag, untag, branch, prune, gc, repack, verify, protect, keygen, sign, doctor),
 )
 for _module in _COMMANDS:
     app.command(_module.NAME, epilog=f"Example: {_module.EXAMPLE}")(_module.command)

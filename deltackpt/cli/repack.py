@@ -11,8 +11,8 @@ from deltackpt.api import Store
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
 from deltackpt.pipeline.repack import TARGETS, History, RepackReport
-from deltackpt.report.text import count, format_size
 from deltackpt.store.catalog import DEFAULT_BRANCH
+from deltackpt.text import count, format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 

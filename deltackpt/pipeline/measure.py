@@ -61,11 +61,17 @@ class Sampled:
         return take_sample(block, dtype, self.block, self.box)
 
 
-def sample_groups(groups: Sequence[ItemGroup], block_elements: int) -> list[Sampled]:
+def sample_groups(
+    groups: Sequence[ItemGroup],
+    block_elements: int,
+    *,
+    blocks_per_sample: int = _BLOCKS_PER_SAMPLE,
+    most: int = _MOST_SAMPLES,
+) -> list[Sampled]:
     """Where to sample: in the middle of the largest groups, the same in every step. Pure."""
     tensors = [group for group in groups if group.items[0].kind == "tensor" and group.items[0].box.numel > 0]
     blocks = sum(-(-group.items[0].box.numel // block_elements) for group in tensors)
-    count = min(_MOST_SAMPLES, max(1, blocks // _BLOCKS_PER_SAMPLE))
+    count = min(most, max(1, blocks // blocks_per_sample))
     found = []
     for group in sorted(tensors, key=_size)[:count]:
         whole = group.items[0].box

@@ -25,6 +25,7 @@ Bytes = NDArray[np.uint8]
 # In the middle and on both sides: early steps move more than late ones.
 _PLACES = (0.25, 0.5, 0.75)
 _MOST_DISTANCE = 64
+_MOST_SAMPLES = 16
 
 
 def measure_history(store: OpenStore, steps: Sequence[VisibleStep]) -> Costs | None:
@@ -77,7 +78,9 @@ class _Samples:
         """What a step takes beside two others; None where one of them cannot be had."""
         if not self._places:
             items = [item for found in self._of(position).values() for item in found]
-            self._places = sample_groups(group_items(items), self._store.options.block_elements)
+            self._places = sample_groups(
+                group_items(items), self._store.options.block_elements, blocks_per_sample=1, most=_MOST_SAMPLES
+            )
         total = 0.0
         for number, place in enumerate(self._places):
             data = self._sample(position, number)

@@ -34,8 +34,8 @@ class Shape:
     """How a line is cut.
 
     Attributes:
-        segment: a key step every so many steps. The last step is one, too, or is predicted from the last of these where a
-            segment is cut so short that its steps get no deeper for it.
+        segment: a key step every so many steps. The last step is one, too, or is predicted from the last of these where
+            a segment is cut so short that its steps get no deeper for it.
         run: so many steps in a row are predicted each from the one before it; a power of two that divides
             ``segment``. Steps at multiples of it stand in the tree.
     """
@@ -46,7 +46,7 @@ class Shape:
     @property
     def depth(self) -> int:
         """How many records are decoded, one after another, to get any step, partners aside."""
-        return 1 + (max(1, self.segment // self.run) - 1).bit_length() + self.run - 1
+        return 1 + (-(-self.segment // self.run) - 1).bit_length() + min(self.run, self.segment) - 1
 
 
 @dataclass(frozen=True, slots=True)

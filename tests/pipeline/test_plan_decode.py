@@ -47,14 +47,14 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> Decodes:
     return Decodes(monkeypatch)
 
 
-def adam_like(seed: int, before: State | None) -> State:
+def adam_like(seed: int, before: State | None, size: int = 32) -> State:
     """A weight with its moments, saved at every step."""
     old = {name: before[name] if before else None for name in ("model.w", "m", "v")}
     arrays = {n: value.array for n, value in old.items() if isinstance(value, Stored)}
-    g = floats(32, 32, seed=seed)
+    g = floats(size, size, seed=seed)
     m = np.float32(0.9) * arrays.get("m", np.zeros_like(g)) + np.float32(0.1) * g
     v = np.float32(0.99) * arrays.get("v", np.zeros_like(g)) + np.float32(0.01) * g * g
-    w = arrays.get("model.w", floats(32, 32)) - (1e-3 * m / (np.sqrt(v) + 1e-8)).astype(np.float32)
+    w = arrays.get("model.w", floats(size, size)) - (1e-3 * m / (np.sqrt(v) + 1e-8)).astype(np.float32)
     return {
         "model.w": Stored(w.astype(np.float32)),
         "m": Stored(m.astype(np.float32), artifact="optim", role="exp_avg"),
