@@ -188,7 +188,7 @@ def _offer(
             if found is None:
                 return None
             data, address, near = found, slot.source.address, False
-            if slot.number and task.item.artifact != "optim":
+            if slot.number and predictor != MEAN and task.item.artifact != "optim":
                 # A moment of the base: its record is about as long as this one of this step.
                 read += data.size
         needs.append(Need(slot.number, slot.dtype.code, address, None))

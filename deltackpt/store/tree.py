@@ -6,6 +6,7 @@ Video coders do the same: a key picture at both ends of a segment, the one in th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,9 +68,16 @@ class Costs:
     partners: tuple[int, int] = (0, 0)
 
     def at(self, distance: int) -> float:
-        """The cost between neighbours at a distance; that of the nearest distance measured where that one was not."""
-        known = min(self.between, key=lambda d: (abs(d - distance), d), default=None)
-        return self.alone if known is None else min(self.alone, self.between[known])
+        """The cost between neighbours at a distance: as at the nearest one measured, and by the same growth beyond."""
+        if not self.between:
+            return self.alone
+        known = min(self.between, key=lambda d: (abs(d - distance), d))
+        cost = self.between[known]
+        *_, before, last = (0, *sorted(self.between))
+        if distance > last and before:
+            doublings = math.log2(distance / last) / math.log2(last / before)
+            cost += doublings * max(0.0, cost - self.between[before])
+        return min(self.alone, cost)
 
 
 def shapes(max_depth: int, key_every: int | None) -> list[Shape]:

@@ -95,7 +95,7 @@ def test_a_tree_is_no_larger_than_the_longest_chain() -> None:
     assert max(s.generation for s in Store(store).steps()) == 1
     report = repack(store)
     assert (estimate.before, estimate.shape) == (report.before, report.shape)
-    assert estimate.after.stored_bytes == pytest.approx(report.after.stored_bytes, rel=0.15)
+    assert estimate.after.stored_bytes == pytest.approx(report.after.stored_bytes, rel=0.2)
     assert report.before.depth == 33
     assert report.after.depth <= 8
     assert report.after.stored_bytes <= report.before.stored_bytes

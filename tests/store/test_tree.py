@@ -71,5 +71,7 @@ def test_shapes_that_are_asked_for() -> None:
 
 
 def test_what_a_tree_costs() -> None:
+    assert [WALK.at(d) for d in (1, 3, 64, 128, 256, 1 << 30)] == [58, 60, 70, 72, 74, 100]
+    assert [Costs(9.0, 8.0, {}).at(1), Costs(9.0, 8.0, {2: 5.0}).at(64)] == [9, 5]
     assert tree_cost(plan_tree(5, Shape(4, 1)), WALK) == 2 * 100 + 60 + 2 * 58
     assert tree_cost(plan_tree(3, Shape(1, 1)), WALK) == 300
