@@ -47,18 +47,20 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> Decodes:
     return Decodes(monkeypatch)
 
 
+FIRST, SECOND, WEIGHT = "optim.state.w.exp_avg", "optim.state.w.exp_avg_sq", "model.w"
+
+
 def adam_like(seed: int, before: State | None, size: int = 32) -> State:
     """A weight with its moments, saved at every step."""
-    old = {name: before[name] if before else None for name in ("model.w", "m", "v")}
-    arrays = {n: value.array for n, value in old.items() if isinstance(value, Stored)}
+    arrays = {name: value.array for name, value in (before or {}).items() if isinstance(value, Stored)}
     g = floats(size, size, seed=seed)
-    m = np.float32(0.9) * arrays.get("m", np.zeros_like(g)) + np.float32(0.1) * g
-    v = np.float32(0.99) * arrays.get("v", np.zeros_like(g)) + np.float32(0.01) * g * g
-    w = arrays.get("model.w", floats(size, size)) - (1e-3 * m / (np.sqrt(v) + 1e-8)).astype(np.float32)
+    m = np.float32(0.9) * arrays.get(FIRST, np.zeros_like(g)) + np.float32(0.1) * g
+    v = np.float32(0.99) * arrays.get(SECOND, np.zeros_like(g)) + np.float32(0.01) * g * g
+    w = arrays.get(WEIGHT, floats(size, size)) - (1e-3 * m / (np.sqrt(v) + 1e-8)).astype(np.float32)
     return {
-        "model.w": Stored(w.astype(np.float32)),
-        "m": Stored(m.astype(np.float32), artifact="optim", role="exp_avg"),
-        "v": Stored(v.astype(np.float32), artifact="optim", role="exp_avg_sq"),
+        WEIGHT: Stored(w.astype(np.float32)),
+        FIRST: Stored(m.astype(np.float32), artifact="optim", role="exp_avg"),
+        SECOND: Stored(v.astype(np.float32), artifact="optim", role="exp_avg_sq"),
     }
 
 
@@ -195,9 +197,9 @@ def test_a_walk_over_many_steps_decodes_every_record_once(decodes: Decodes, chai
     assert set(decodes.counts.values()) == {1}
     # What is left is what the walk was asked for, and with too little memory more is decoded, but nothing is wrong.
     decodes.counts.clear()
-    for found, loaded in Store(store).iter_steps(range(0, steps, 9), "m", memory=10_000):
-        assert set(loaded) == {"m", "model.w"}
-        assert loaded["m"].numpy().tobytes() == state_bytes(states[found.key.step])["m"]  # type: ignore[attr-defined]
+    for found, loaded in Store(store).iter_steps(range(0, steps, 9), "optim.", memory=10_000):
+        assert set(loaded) == {FIRST, SECOND}
+        assert loaded[FIRST].numpy().tobytes() == state_bytes(states[found.key.step])[FIRST]  # type: ignore[attr-defined]
 
 
 def test_long_walks_are_planned_in_parts(decodes: Decodes, monkeypatch: pytest.MonkeyPatch) -> None:
