@@ -131,7 +131,8 @@ def _belonging(stubs: Sequence[SaveItem]) -> list[list[int]]:
             alike.setdefault((weight.dtype.name, weight.box), []).append(number)
     for found in alike.values():
         first, second = (*found, *found)[:2]
-        if len(found) == 2 and first != second and min(len(groups[first]), len(groups[second])) == 1:
+        moments = [any(stubs[member].role == "exp_avg" for member in groups[number]) for number in found]
+        if len(found) == 2 and first != second and not all(moments):
             groups[first] += groups[second]
             groups[second] = []
     return [group for group in groups if group]

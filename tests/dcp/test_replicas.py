@@ -95,14 +95,14 @@ def test_cached_plans_keep_weights_with_their_moments(ranks: Ranks, tmp_path: Pa
         assert store.verify(deep=True).ok
 
 
-def plan_of(names: dict[str, tuple[int, ...]], offset: int = 0) -> SavePlan:
+def plan_of(names: dict[str, tuple[int, ...]], offset: int = 0, dtype: torch.dtype = torch.float32) -> SavePlan:
     items = [
         WriteItem(
             MetadataIndex(name, torch.Size([offset] + [0] * (len(shape) - 1))),
             WriteItemType.TENSOR,
             tensor_data=TensorWriteData(
                 ChunkStorageMetadata(torch.Size([offset] + [0] * (len(shape) - 1)), torch.Size(shape)),
-                TensorProperties(dtype=torch.float32),
+                TensorProperties(dtype=dtype),
                 torch.Size(shape),
             ),
         )
@@ -158,6 +158,15 @@ def test_weights_that_may_be_tied_are_written_by_one_rank() -> None:
     tied = [plan for plan in shared if "model/wte" in names_of(plan)]
     assert len(tied) == 1
     assert "model/head" in names_of(tied[0])
+
+
+def test_weights_that_may_be_tied_stay_together_with_their_copies() -> None:
+    moments = {f"optim/state/wte/{moment}": (9, 8) for moment in ("exp_avg", "exp_avg_sq")}
+    full = plan_of({"model/wte": (9, 8), "model/head": (9, 8), **moments})
+    halves = plan_of({"half/wte": (9, 8), "half/head": (9, 8)}, dtype=torch.bfloat16)
+    both = with_held(SavePlan(full.items + halves.items, None, {**full.planner_data, **halves.planner_data}))
+    shared = share_out([only(both, 0, 2, 4), only(both, 1, 3, 5)])
+    assert sorted(len(plan.items) for plan in shared) == [0, 6]
 
 
 def test_labels_come_from_the_whole_state() -> None:
