@@ -66,9 +66,11 @@ def group_items(items: Sequence[SaveItem]) -> list[ItemGroup]:
     master_of = _match_masters(items)
     used: set[int] = set()
     groups: dict[int, ItemGroup] = {}
-    weights = dict.fromkeys([*moments_of, *master_of.values()])
-    for weight in weights:
-        members, partners = _group(weight, moments_of.get(weight), [c for c, m in master_of.items() if m == weight])
+    copies_of: dict[int, list[int]] = {weight: [] for weight in moments_of}
+    for copy, master in master_of.items():
+        copies_of.setdefault(master, []).append(copy)
+    for weight, copies in copies_of.items():
+        members, partners = _group(weight, moments_of.get(weight), copies)
         groups[min(members)] = ItemGroup(tuple(items[n] for n in members), tuple(partners))
         used.update(members)
     for state in moments.values():
@@ -144,6 +146,9 @@ def _match_moments(items: Sequence[SaveItem], moments: Mapping[_Owner, _State]) 
     """Weight to its moments: by name where the optimizer uses names, by order among equal boxes where it counts."""
     masters = [n for n, item in enumerate(items) if _is_master(item)]
     called = _by_suffix(items, masters)
+    masters_at: dict[Box, list[int]] = {}
+    for number in masters:
+        masters_at.setdefault(items[number].box, []).append(number)
     found: dict[int, _State] = {}
     counted: dict[tuple[tuple[str, ...], Box], list[tuple[int, _State]]] = {}
     for owner, state in moments.items():
@@ -154,7 +159,7 @@ def _match_moments(items: Sequence[SaveItem], moments: Mapping[_Owner, _State]) 
         if weight is not None:
             found.setdefault(weight, state)
     for (_, box), states in counted.items():
-        free = [n for n in masters if n not in found and items[n].box == box]
+        free = [n for n in masters_at.get(box, ()) if n not in found]
         # Copies, such as averages, lie elsewhere in the state and have the same boxes: one container is the model.
         same = [n for n in free if items[n].artifact == items[free[0]].artifact]
         ordered = sorted(states, key=lambda numbered: numbered[0])
