@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deltackpt.codec import Candidate, Choice, decode_block, encode_block
+from deltackpt.codec.predictors import linear
 from deltackpt.codec.registry import ADAM_SECOND, ADAM_WEIGHT, CAST, LINEAR, MEAN, PREVIOUS, SCALE, predictor
 from deltackpt.codec.types import Shape, Slot
 from deltackpt.errors import CorruptObjectError
@@ -314,3 +316,15 @@ def test_hostile_parameters_give_a_prediction_or_an_error_but_nothing_else(param
         found = predictor(number, source="x").predict(shape, inputs, params[:size], source="x").values
         assert found is not None
         assert not np.isnan(found.view("<f4"))[~np.isnan(inputs[0].words.view("<f4"))].any()
+
+
+@given(st.lists(st.floats(1.0, 2.0**90), min_size=1, max_size=50))
+def test_bits_of_errors_are_near_the_logarithm_and_whole_numbers_of_a_unit(values: list[float]) -> None:
+    found = linear._bits(np.array(values))
+    exact = sum(math.log2(value) for value in values)
+    assert exact - 0.09 * len(values) <= found <= exact + 1e-6
+    assert (found * 2**20).is_integer()
+
+
+def test_bits_of_errors_that_are_no_numbers_are_many() -> None:
+    assert linear._bits(np.array([np.inf, np.nan])) == 200.0
