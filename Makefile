@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test conformance lint pytest sanitize aarch64 format bench codecs clean
+.PHONY: help venv demo test conformance lint pytest sanitize aarch64 format bench codecs clean crash fuzz soak
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,21 @@ bench: venv ## measure what manifests and indexes cost
 codecs: venv ## sizes and speeds of the codec and its peers on a real training run
 	$(BIN)/python -m pip install --quiet -e '.[bench]' -c constraints.txt --build-constraint constraints.txt
 	$(BIN)/python -m benchmarks.codecs
+
+KILLS ?= 2000
+FLIPS ?= 100000
+INPUTS ?= 10000000
+SAVES ?= 2000
+
+crash: venv ## kill savers and collectors 2,000 times (KILLS=), flip 100,000 bits (FLIPS=)
+	$(BIN)/python -m tests.reliability.kills --kills $(KILLS)
+	$(BIN)/python -m tests.reliability.bitrot --flips $(FLIPS)
+
+fuzz: venv ## feed every parser 10 million hostile inputs (INPUTS=)
+	$(BIN)/python -m tests.reliability.fuzz --inputs $(INPUTS)
+
+soak: venv ## save a 50 MB state 2,000 times (SAVES=), pruned as it goes
+	$(BIN)/python -m tests.reliability.soak --saves $(SAVES)
 
 clean: ## delete .venv, caches and build outputs
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
