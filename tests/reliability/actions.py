@@ -61,7 +61,7 @@ class Action:
     Attributes:
         run: does it.
         before, after: what steps it may change hold, before it and when it is done. One that is stopped leaves each
-            of them as in one of the two.
+            of them as in one of the two, which are the same where steps are only written anew.
     """
 
     name: str
@@ -108,6 +108,15 @@ def _replace_and_collect(store: OpenStore) -> None:
     collect(store, grace=timedelta(0))
 
 
+def _repack(store: OpenStore) -> None:
+    Store(store).repack("smallest", max_depth=3)
+
+
+def _repack_and_collect(store: OpenStore) -> None:
+    _repack(store)
+    collect(store, grace=timedelta(0))
+
+
 def _import(store: OpenStore) -> None:
     """Two checkpoints, as files."""
     with tempfile.TemporaryDirectory() as name:
@@ -119,6 +128,7 @@ def _import(store: OpenStore) -> None:
 
 
 _THINNED = {("main", 0): digest_of(0), ("main", 1): digest_of(1)}
+_SAME = {("main", step): digest_of(step) for step in _STEPS}
 _GONE = dict.fromkeys(_THINNED, ABSENT)
 
 
@@ -135,6 +145,8 @@ ACTIONS = (
     Action("prune", _prune, _THINNED, _GONE),
     Action("rebase", _prune_and_rebase, _THINNED, _GONE),
     Action("gc", _prune_and_collect, _THINNED, _GONE),
+    Action("repack", _repack, _SAME, _SAME),
+    Action("repack, gc", _repack_and_collect, _SAME, _SAME),
     Action("replace", _replace_and_collect, {("main", 3): digest_of(3)}, {("main", 3): digest_of(9)}),
     Action("import", _import, dict.fromkeys(_imported(), ABSENT), _imported()),
     Action("branch", _branch, {("anneal", 7): ABSENT}, {("anneal", 7): digest_of(3)}),

@@ -45,6 +45,11 @@ class Call:
 def recorded(root: Path) -> Iterator[list[Call]]:
     """Record the calls that change ``root``, in the order in which they take place; safe with many threads."""
     calls: list[Call] = []
+
+    def note(call: Call) -> None:
+        if not call.path.startswith(".."):
+            calls.append(call)
+
     names: dict[int, str] = {}
     lock = threading.Lock()
 
@@ -61,16 +66,16 @@ def recorded(root: Path) -> Iterator[list[Call]]:
                 elif call == "open":
                     names[result] = path_of(args[0], options.get("dir_fd"))
                     if args[1] & os.O_CREAT:
-                        calls.append(Call("create", names[result]))
+                        note(Call("create", names[result]))
                 elif call == "write":
-                    calls.append(Call(call, names[args[0]], data=bytes(args[1][:result])))
+                    note(Call(call, names[args[0]], data=bytes(args[1][:result])))
                 elif call == "fsync":
-                    calls.append(Call(call, names[args[0]]))
+                    note(Call(call, names[args[0]]))
                 elif call in {"link", "replace"}:
                     source = path_of(args[0], options.get("src_dir_fd"))
-                    calls.append(Call(call, source, path_of(args[1], options.get("dst_dir_fd"))))
+                    note(Call(call, source, path_of(args[1], options.get("dst_dir_fd"))))
                 else:
-                    calls.append(Call(call, path_of(args[0], options.get("dir_fd"))))
+                    note(Call(call, path_of(args[0], options.get("dir_fd"))))
                 return result
 
         return wrapped

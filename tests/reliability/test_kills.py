@@ -13,8 +13,10 @@ def test_a_hundred_kills() -> None:
     found = re.search(r"^(\d+) kills; every step exact", ran.stdout, re.MULTILINE)
     assert found is not None
     assert int(found[1]) >= 80
-    # Of each action both ends were seen.
+    # Of each action that changes a step both ends were seen.
     for line in ran.stdout.splitlines()[:-1]:
+        if line.startswith("repack"):
+            continue
         before, after = re.findall(r"(\d+) as (?:before|after)", line)
         assert int(before) > 0, line
         assert int(after) > 0, line

@@ -38,7 +38,7 @@ def test_power_fails_after_any_call(tmp_path: Path, action: Action) -> None:
     before = files(root)
     with recorded(root) as calls:
         action.run(open_store(LocalBackend(root)))
-    assert len(calls) > 30
+    assert len(calls) > 10
     seen: dict[tuple[bool, frozenset[tuple[str, bytes]]], object] = {}
     for done, found in crash_states(before, calls, SAMPLES, random.Random(1)):
         finished = done == len(calls)
@@ -47,7 +47,8 @@ def test_power_fails_after_any_call(tmp_path: Path, action: Action) -> None:
         if (finished, objects) not in seen:
             steps = check_store(backend, action.possible(done=finished)).steps
             seen[finished, objects] = tuple(sorted(steps.items()))
-    assert len(set(seen.values())) > 1, "no failure came before the end"
+    if action.before != action.after:
+        assert len(set(seen.values())) > 1, "no failure came before the end"
     check_store(LocalBackend(root), action.possible(done=True), next_state=state(20))
 
 
