@@ -89,7 +89,7 @@ def test_the_python_examples_work(example: Example) -> None:
 
 
 def test_the_commands_work(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = {}
+    ran: dict[str, list[str]] = {}
     for program, *arguments in command_lines(example.page):
         if program == "make":
             assert all(re.search(rf"^{target}:", read("Makefile"), re.MULTILINE) for target in arguments), arguments

@@ -65,6 +65,8 @@ def read_zip(file: Readable) -> list[Member]:
     entries = _read_directory(file, file.bytes(start, length), start)
     if len(entries) != count:
         _fail(file, start, f"its list of members has {len(entries)} entries where {count} were announced")
+    if not entries:
+        return []
     entries.sort()
     members = [_locate(file, *entry) for entry in entries]
     names = {member.name for member in members}
@@ -149,7 +151,8 @@ def _widen(extra: bytes, size: int, packed: int, place: int) -> tuple[int, int, 
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if kind == 1:
-            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra[: at + 4 + length // 8 * 8].ljust(at + 4), at + 4))
+            numbers = extra[at + 4 : at + 4 + length]
+            wide = iter(struct.unpack_from(f"<{len(numbers) // 8}Q", numbers))
             return tuple(next(wide, v) if v == _ALL32 else v for v in (size, packed, place))  # type: ignore[return-value]
         at += 4 + length
     return size, packed, place
