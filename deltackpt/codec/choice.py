@@ -13,6 +13,7 @@ from deltackpt.codec import registry
 from deltackpt.codec.coders.narrow import Narrow
 from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.coders.rans import Rans
+from deltackpt.codec.coders.rows import Rows
 from deltackpt.codec.rans import Survey
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.codec.sampling import residual_bits, sample
@@ -24,7 +25,7 @@ __all__ = ["Candidate", "Choice", "choose", "payload_bound", "slots_of", "smalle
 
 Bytes = NDArray[np.uint8]
 
-_RANS, _PLANES, _NARROW = Rans(), Planes(), Narrow()
+_RANS, _PLANES, _NARROW, _ROWS = Rans(), Planes(), Narrow(), Rows()
 
 # A prediction has to save this share of the bits to be worth a need: it costs a decode of the base at every read.
 _LEAST_GAIN = 0.01
@@ -153,7 +154,7 @@ def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace
 
 def payload_bound(shape: Shape) -> int:
     """Bytes of the buffer that :func:`smallest_payload` writes to: at least those of the block."""
-    return max(shape.words * shape.dtype.word_bytes, _RANS.bound(shape) if _RANS.serves(shape) else 0)
+    return max(shape.words * shape.dtype.word_bytes, _ROWS.bound(shape) if _RANS.serves(shape) else 0)
 
 
 def smallest_payload(
@@ -176,7 +177,7 @@ def smallest_payload(
     coder, length = _RANS.id, values.nbytes
     if _RANS.serves(shape):
         known = _RANS.survey(values, prediction, shape, workspace) if survey is None else survey
-        length = _RANS.encode(values, prediction, shape, known, out, workspace) or values.nbytes
+        coder, length = _entropy_coded(values, prediction, shape, known, out, workspace)
         if not _may_be_structured(values, prediction, shape, length, workspace):
             return coder, length
     planes = _PLANES.encode(values, prediction, shape, level=level)
@@ -188,6 +189,18 @@ def smallest_payload(
         coder, length = _NARROW.id, len(narrow)
         out[:length] = np.frombuffer(narrow, np.uint8)
     return coder, length
+
+
+def _entropy_coded(
+    values: Words, prediction: Prediction, shape: Shape, survey: Survey, out: Bytes, workspace: Workspace
+) -> tuple[int, int]:
+    """The id of the coder and the length, with rows in classes where these look worth it."""
+    class_bits = _ROWS.class_bits(shape, survey)
+    if class_bits:
+        length = _ROWS.encode(values, prediction, shape, survey, class_bits, out, workspace)
+        if length is not None and length < values.nbytes:
+            return _ROWS.id, length
+    return _RANS.id, _RANS.encode(values, prediction, shape, survey, out, workspace) or values.nbytes
 
 
 def _may_be_structured(values: Words, prediction: Prediction, shape: Shape, size: int, workspace: Workspace) -> bool:

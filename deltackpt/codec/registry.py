@@ -6,6 +6,7 @@ from deltackpt.codec.coders.narrow import Narrow
 from deltackpt.codec.coders.planes import Planes
 from deltackpt.codec.coders.rans import Rans
 from deltackpt.codec.coders.raw import Raw
+from deltackpt.codec.coders.rows import Rows
 from deltackpt.codec.predictors.adam import AdamSecond, AdamWeight
 from deltackpt.codec.predictors.cast import Cast
 from deltackpt.codec.predictors.linear import Linear
@@ -43,7 +44,7 @@ PREDICTORS: tuple[Predictor, ...] = (
     Linear(),
     Mean(),
 )
-CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans(), Narrow())
+CODERS: tuple[Coder, ...] = (Raw(), Planes(), Rans(), Narrow(), Rows())
 
 _PREDICTORS = {p.id: p for p in PREDICTORS}
 _CODERS = {c.id: c for c in CODERS}

@@ -527,7 +527,7 @@ class Records:
         payload = Cursor(cursor.take(payload_size), f"{cursor.where}, payload")
         cursor.end()
         check_xxh64(data[:32] + data[40:], checksum, cursor.where)
-        if code not in DTYPES or predictor not in PREDICTORS or coder > 3 or flags:
+        if code not in DTYPES or predictor not in PREDICTORS or coder > 4 or flags:
             fail(cursor.where, f"unknown dtype {code}, predictor {predictor}, coder {coder} or flags {flags}")
         dtype, ndim = DTYPES[code], meta.varint()
         shape = meta.varints(ndim) if ndim <= 64 else meta.fail(f"{ndim} dimensions")
@@ -666,7 +666,9 @@ def cast(words: NDArray[Any], dtype: Dtype) -> Bytes:
 
 
 def decode_words(coder: int, payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dtype) -> Bytes:
-    """The bytes of a block, by coder "planes", "rans" or "narrow"."""
+    """The bytes of a block, by coder "planes", "rans", "narrow" or "rows"."""
+    if coder == 4:
+        return read_rows(payload, prediction, keys, dtype)
     if coder == 3:
         return read_narrow(payload, prediction, keys, dtype)
     if coder == 1:
@@ -697,6 +699,31 @@ def read_narrow(payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: D
         payload.fail("the number of a value that is not in the list of coder narrow")
     words = listed[places]
     return words.view(np.uint8)
+
+
+def read_rows(payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dtype) -> Bytes:
+    """Coder "rows": rows of words in classes, each class by coder "rans"."""
+    words = prediction.view(f"<u{dtype.word}")
+    row, bits = payload.number(1), payload.number(1)
+    if not 6 <= row <= 16 or bits not in (1, 2):
+        payload.fail("a field of the head of coder rows is out of its range")
+    lengths = [payload.number(4) for _ in range(1 << bits)]
+    rows = words.size >> row
+    flags = np.unpackbits(np.frombuffer(payload.take((bits * rows + 7) // 8), np.uint8), bitorder="little")
+    if flags[bits * rows :].any():
+        payload.fail("a bit beyond the last row of coder rows")
+    classes = flags[: bits * rows].reshape(rows, bits) @ (1 << np.arange(bits))
+    number = np.full(words.size, (1 << bits) - 1)
+    number[: rows << row] = np.repeat(classes, 1 << row)
+    block = np.empty_like(words)
+    for here, length in enumerate(lengths):
+        part = Cursor(payload.take(length), payload.where)
+        taken = np.flatnonzero(number == here)
+        if taken.size:
+            guess, known = words[taken].view(np.uint8), None if keys is None else keys[taken]
+            block[taken] = decode_words(2, part, guess, known, dtype).view(words.dtype)
+        part.end()
+    return block.view(np.uint8)
 
 
 def read_planes(payload: Cursor, size: int, word: int) -> Bytes:

@@ -10,6 +10,7 @@ uint64_t dk_bound(uint64_t count, uint32_t word);
 uint64_t dk_scratch_bytes(uint64_t count, uint32_t word);
 void dk_survey_block(const dk_block *block, dk_survey *survey, dk_scratch *scratch);
 void dk_structure_of(const dk_block *block, dk_structure *structure, dk_scratch *scratch);
+void dk_row_sizes(const dk_block *block, const dk_survey *survey, uint32_t row_log2, int32_t *out, dk_scratch *scratch);
 int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, uint8_t *out, dk_scratch *scratch);
 int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out,
               dk_scratch *scratch);
@@ -125,6 +126,10 @@ static void one_block(uint32_t damages)
     dk_structure structure;
     dk_structure_of(&block, &structure, scratch);
     dk_survey_block(&block, &survey, scratch);
+    uint32_t row_log2 = 6 + below(3);
+    int32_t *sizes = buffer((count >> row_log2) * sizeof *sizes);
+    dk_row_sizes(&block, &survey, row_log2, sizes, scratch);
+    free(sizes);
     for (int variant = 0; variant <= dk_best_variant(); variant++) {
         uint8_t *out = buffer(dk_bound(count, word));
         int64_t found = dk_encode(variant, &block, &survey, out, scratch);

@@ -38,6 +38,22 @@ class Rans:
             return found.survey(values, prediction.values, context, shape.dtype, workspace)
         return rans.take_survey(values, _values(prediction, shape), context, shape.dtype)
 
+    def row_sizes(
+        self,
+        values: Words,
+        prediction: Prediction,
+        shape: Shape,
+        survey: rans.Survey,
+        row_log2: int,
+        workspace: Workspace,
+    ) -> NDArray[np.int32]:
+        """How large the residuals of each whole row of ``1 << row_log2`` words are beside others of their contexts."""
+        found = kernels.active()
+        context = _context(prediction, shape, "encoder")
+        if found is not None:
+            return found.row_sizes(values, prediction.values, context, shape.dtype, survey, row_log2, workspace)
+        return rans.row_sizes(values, _values(prediction, shape), context, shape.dtype, survey.plan, row_log2)
+
     def structure(self, values: Words, prediction: Prediction, shape: Shape, workspace: Workspace) -> rans.Structure:
         """What byte planes may gain from."""
         found = kernels.active()

@@ -43,6 +43,7 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dk_bound": (_U64, (_U64, _U32)),
     "dk_scratch_bytes": (_U64, (_U64, _U32)),
     "dk_survey_block": (None, (_POINTER, _POINTER, _POINTER)),
+    "dk_row_sizes": (None, (_POINTER, _POINTER, _U32, _POINTER, _POINTER)),
     "dk_structure_of": (None, (_POINTER, _POINTER, _POINTER)),
     "dk_encode": (ctypes.c_int64, (_INT, _POINTER, _POINTER, _POINTER, _POINTER)),
     "dk_decode": (_INT, (_INT, _POINTER, _POINTER, _U64, _POINTER, _POINTER)),
@@ -76,6 +77,7 @@ class _Survey(ctypes.Structure):
     _fields_ = (
         ("cost", ctypes.c_uint64),
         ("taken", ctypes.c_uint32),
+        ("spread", ctypes.c_uint32),
         ("plan", _Plan),
     )
 
@@ -111,6 +113,11 @@ def _block(
     )
 
 
+def _given(survey: Survey) -> _Survey:
+    plan = _Plan(*(getattr(survey.plan, name) for name in _PLAN_FIELDS))
+    return _Survey(survey.cost, survey.taken, survey.spread, plan)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernels:
     """The entry points of the library, for one variant.
@@ -143,7 +150,28 @@ class Kernels:
         with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
             self.library.dk_survey_block(ctypes.byref(block), ctypes.byref(out), scratch.ctypes.data)
         plan = Plan(*(getattr(out.plan, name) for name in _PLAN_FIELDS))
-        return Survey(plan, out.cost, out.taken)
+        return Survey(plan, out.cost, out.taken, out.spread)
+
+    def row_sizes(
+        self,
+        values: Words,
+        prediction: Words | None,
+        context: NDArray[np.uint8] | None,
+        dtype: DType,
+        survey: Survey,
+        row_log2: int,
+        workspace: Workspace,
+    ) -> NDArray[np.int32]:
+        """How large the residuals of each whole row are, as :func:`deltackpt.codec.rans.row_sizes`."""
+        assert row_log2 >= 6
+        count, word = values.size, dtype.word_bytes
+        block, given = _block(values, prediction, context, count, dtype), _given(survey)
+        out = np.empty(count >> row_log2, dtype=np.int32)
+        with workspace.lend(self.library.dk_scratch_bytes(count, word)) as scratch:
+            self.library.dk_row_sizes(
+                ctypes.byref(block), ctypes.byref(given), row_log2, out.ctypes.data, scratch.ctypes.data
+            )
+        return out
 
     def structure(self, values: Words, prediction: Words | None, dtype: DType, workspace: Workspace) -> Structure:
         """What byte planes may gain from, in a sample of at least one word."""
@@ -171,7 +199,7 @@ class Kernels:
         count, word = values.size, dtype.word_bytes
         assert out.size >= self.bound(dtype, count)
         block = _block(values, prediction, context, count, dtype)
-        given = _Survey(survey.cost, survey.taken, _Plan(*(getattr(survey.plan, name) for name in _PLAN_FIELDS)))
+        given = _given(survey)
         with workspace.lend(self.library.dk_scratch_bytes(count, word)) as scratch:
             length = self.library.dk_encode(
                 self.number, ctypes.byref(block), ctypes.byref(given), out.ctypes.data, scratch.ctypes.data

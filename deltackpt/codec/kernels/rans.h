@@ -74,6 +74,7 @@ typedef struct {
 typedef struct {
     uint64_t cost;  /* coded by this plan */
     uint32_t taken; /* elements of the sample */
+    uint32_t spread; /* 1024 times: how runs of 64 elements differ in size, of how elements do (rows.c) */
     dk_plan plan;
 } dk_survey;
 
@@ -122,6 +123,7 @@ typedef struct {
     uint32_t bins[DK_CONTEXTS][DK_BINS];
     uint32_t tops[DK_CONTEXTS][DK_SYMBOLS];
     uint32_t totals[DK_CONTEXTS];
+    uint32_t sizes[DK_CONTEXTS]; /* sums, then means */
     uint32_t bytes[4][DK_SYMBOLS];
     uint8_t used[DK_WINDOW_SLOTS];
 } dk_survey_scratch;
@@ -177,6 +179,9 @@ size_t dk_put_tables(dk_frequencies frequencies, const dk_plan *, uint8_t *out);
 int dk_get_tables(const uint8_t *in, size_t length, const dk_plan *, dk_frequencies frequencies);
 void dk_fill_encode_table(dk_frequencies frequencies, const dk_plan *, dk_encode_table *);
 void dk_fill_decode_table(dk_frequencies frequencies, const dk_plan *, uint32_t *table);
+/* rows.c: sizes of residuals, see there */
+uint32_t dk_spread_of(const uint32_t *sizes, const uint16_t *contexts, uint32_t taken, const uint32_t means[DK_CONTEXTS]);
+uint32_t dk_bin_of(uint32_t z);
 /* counts.c: symbols of a sample, by context */
 void dk_count(const dk_block *, const dk_plan *, dk_index_row, uint64_t samples, uint32_t turns[DK_TURNS * DK_CELLS],
               uint32_t counts[DK_CELLS]);
@@ -230,6 +235,20 @@ static inline uint32_t dk_clamp(uint32_t key, uint32_t low, uint32_t contexts)
 {
     uint32_t above = key > low ? key - low : 0;
     return above < contexts ? above : contexts - 1;
+}
+
+/* How large a residual is, in quarters of an octave: of z + 1, from the bin of z; or, where the words themselves are
+ * coded and so the top bits of z are their exponents, of what these count. */
+static inline uint32_t dk_size(uint32_t z, uint32_t bin, const dk_plan *plan, uint32_t bits)
+{
+    if (plan->key_shift == DK_CONTEXT_ARRAY || (plan->contexts == 1 && plan->low == 0)) return z >> (bits - 10);
+    return bin >= 9 ? bin : bin >= 7 ? 8 : bin >= 5 ? 6 : bin ? 4 : 0;
+}
+
+/* The mean in sixteenths of a quarter, to the nearest. */
+static inline uint32_t dk_mean_size(uint64_t sum, uint32_t count)
+{
+    return count ? (uint32_t)((16 * sum + count / 2) / count) : 0;
 }
 
 /* The runs of a sample: all of the block, or count / 64 runs of 64 elements, evenly spread. */

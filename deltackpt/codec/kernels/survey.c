@@ -35,7 +35,7 @@ static uint64_t log2_q16(uint32_t x)
     return ((uint64_t)k << 16) + f + (bend * (28608u - (10093u * f >> 16)) >> 16);
 }
 
-static uint32_t bin_of(uint32_t z)
+uint32_t dk_bin_of(uint32_t z)
 {
     uint32_t k = bit_length(z);
     if (k == 0) return 0;
@@ -228,6 +228,7 @@ void dk_take_survey(const dk_block *block, dk_survey *survey, dk_survey_scratch 
     memset(s->keys, 0, sizeof s->keys);
     memset(s->bins, 0, sizeof s->bins);
     memset(s->tops, 0, sizeof s->tops);
+    memset(s->sizes, 0, sizeof s->sizes);
     memset(survey, 0, sizeof *survey);
     plan->key_shift = block->context ? DK_CONTEXT_ARRAY : block->key_shift;
     plan->precision = 11;
@@ -237,15 +238,21 @@ void dk_take_survey(const dk_block *block, dk_survey *survey, dk_survey_scratch 
     for (uint32_t i = 0; i < taken; i++) s->keys[s->key[i]]++;
     choose_window(s->keys, plan);
     for (uint32_t i = 0; i < taken; i++) {
-        uint32_t c = dk_clamp(s->key[i], plan->low, plan->contexts);
-        s->bins[c][bin_of(s->z[i])]++;
+        uint32_t c = dk_clamp(s->key[i], plan->low, plan->contexts), bin = dk_bin_of(s->z[i]);
+        uint32_t size = dk_size(s->z[i], bin, plan, bits);
+        s->bins[c][bin]++;
         s->tops[c][s->z[i] >> (bits - 8)]++;
+        s->sizes[c] += size;
+        s->key[i] = (uint16_t)c;
+        s->z[i] = size;
     }
     for (uint32_t c = 0; c < plan->contexts; c++) {
         s->totals[c] = 0;
         for (uint32_t symbol = 0; symbol < DK_SYMBOLS; symbol++) s->totals[c] += s->tops[c][symbol];
+        s->sizes[c] = dk_mean_size(s->sizes[c], s->totals[c]);
     }
     survey->taken = taken;
+    survey->spread = dk_spread_of(s->z, s->key, taken, s->sizes);
     survey->cost = choose_shift(s, bits, taken, block->count, plan);
 }
 

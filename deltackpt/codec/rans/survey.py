@@ -16,6 +16,7 @@ from deltackpt.codec.rans.layout import (
     contexts_of,
     key_shift_of,
 )
+from deltackpt.codec.rans.rows import above_mean, bins_of, sizes_of, spread_of
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.tensor.dtypes import DType
 
@@ -53,14 +54,6 @@ def _log2(x: int) -> int:
 
 def _weight(n: int) -> int:
     return n * _log2(n) if n else 0
-
-
-def _bins(z: Words) -> Counts:
-    """Residuals by length and the two bits after the leading one."""
-    wide = z.astype(np.int64)
-    length = np.frexp(wide.astype(np.float64))[1].astype(np.int64)
-    bits: Counts = 4 * (length - 1) + ((wide << 2) >> np.maximum(length - 1, 0) & 3) + 1
-    return np.where(length == 0, 0, bits)
 
 
 def _shift_cost(bins: list[int], total: int, shift: int, bits: int) -> tuple[int, int]:
@@ -113,12 +106,13 @@ def take_survey(values: Words, prediction: Words, context: NDArray[np.uint8] | N
     low, contexts = _window(np.bincount(contexts_of(whole, guess, given), minlength=KEYS))
     c = contexts_of(Plan(0, 11, 6, key_shift, contexts, low, 0), guess, given)
     totals = np.bincount(c, minlength=contexts)
-    bins = np.bincount(c * _BINS + _bins(z), minlength=contexts * _BINS).reshape(contexts, _BINS)
+    found = bins_of(z)
+    bins = np.bincount(c * _BINS + found, minlength=contexts * _BINS).reshape(contexts, _BINS)
     tops = np.bincount(c * SYMBOLS + (z >> z.dtype.type(bits - 8)), minlength=contexts * SYMBOLS)
     costs = _Costs(totals.tolist(), bins.tolist(), tops.reshape(contexts, SYMBOLS).tolist(), bits, z.size, count)
     best = min((costs.of_shift(shift) for shift in range(0, bits, 4)), key=lambda found: found[0])
     plan = Plan(best[1], 11, whole.lanes_log2, key_shift, contexts, low, best[2])
-    return Survey(plan, best[0], z.size)
+    return Survey(plan, best[0], z.size, spread_of(above_mean(sizes_of(z, found, plan), c)))
 
 
 def take_structure(values: Words, prediction: Words, dtype: DType) -> Structure:
