@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from deltackpt.backend.url import open_backend
 from deltackpt.errors import InvalidArgumentError, TensorNotFoundError
 from deltackpt.format.keys import StepKey, check_branch
 from deltackpt.format.manifest import Entry, Manifest, Metric
+from deltackpt.pipeline.compact import compact_store
 from deltackpt.pipeline.copy import CopyReport, copy_steps
 from deltackpt.pipeline.diff import StepDiff, diff_steps
 from deltackpt.pipeline.protect import ProtectReport, protect_store
@@ -519,6 +520,7 @@ class Store:
         *,
         grace: float = GRACE.total_seconds(),
         wait: bool = True,
+        compact: bool = True,
         dry_run: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> GcReport:
@@ -529,13 +531,18 @@ class Store:
         Args:
             grace: seconds for which objects stay after they were marked, for readers that began before.
             wait: wait for that. Without, this run deletes what earlier ones marked, as suits a training loop.
-            dry_run: only say how much could go.
+            compact: first copy what is needed out of packs of which less than 70% is. This looks at every record that a
+                step needs: leave it to a run now and then.
+            dry_run: only say how much could go, without ``compact``.
             progress: called with the manifests read and the manifests in all.
 
         Raises:
             CorruptObjectError: a manifest cannot be read, so that nobody knows what it needs; nothing was deleted.
         """
-        return collect(self._opened, grace=timedelta(seconds=grace), wait=wait, dry_run=dry_run, progress=progress)
+        compacted = compact_store(self._opened) if compact and not dry_run else ()
+        span = timedelta(seconds=grace)
+        report = collect(self._opened, grace=span, wait=wait, dry_run=dry_run, progress=progress)
+        return replace(report, compacted=compacted)
 
     def verify(
         self,

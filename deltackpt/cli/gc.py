@@ -29,6 +29,9 @@ def command(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Do not wait: mark what may go, and delete what earlier runs marked.")
     ] = False,
+    no_compact: Annotated[
+        bool, typer.Option("--no-compact", help="Leave packs alone of which little is needed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete packs and index objects that no step lists, and generations that were replaced.
@@ -38,7 +41,7 @@ def command(
     output = Output(as_json)
     opened = Store.open(store)
     with output.progress("manifests") as tick:
-        report = opened.gc(grace=grace, wait=not no_wait, dry_run=dry_run, progress=tick)
+        report = opened.gc(grace=grace, wait=not no_wait, compact=not no_compact, dry_run=dry_run, progress=tick)
     if output.json:
         output.document({"url": opened.url, **_document(report)})
     else:
@@ -55,11 +58,14 @@ def _document(report: GcReport) -> dict[str, object]:
         "waiting_bytes": report.waiting_bytes,
         "saves_in_progress": report.saves,
         "leftovers": report.leftovers,
+        "compacted": list(report.compacted),
     }
 
 
 def _print(output: Output, report: GcReport) -> None:
     would = "would be " if report.dry_run else ""
+    if report.compacted:
+        output.line(f"copied what is needed out of little-used packs, for {count(len(report.compacted), 'step')}")
     output.line(
         f"{count(report.deleted_objects, 'object')} of {format_size(report.deleted_bytes)} {would}deleted"
         + (f", and {count(report.replaced, 'replaced generation')}" if report.replaced else "")

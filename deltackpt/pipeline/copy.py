@@ -205,12 +205,11 @@ def _copy_objects(source: OpenStore, target: OpenStore, manifest: Manifest, sett
     Returns:
         The bytes put, without the manifest.
     """
-    announcement = Announcement(target, manifest.header.key.branch, manifest.header.key.step)
-    announcement.claim()
-    try:
-        packs = [(pack_key(pack.name), pack.name) for pack in manifest.packs]
-        indexes = [(index_key(index.object), index.object) for index in manifest.indexes]
-        put = 0
+    packs = [(pack_key(pack.name), pack.name) for pack in manifest.packs]
+    indexes = [(index_key(index.object), index.object) for index in manifest.indexes]
+    put = 0
+    with Announcement(target, manifest.header.key.branch, manifest.header.key.step) as announcement:
+        announcement.claim_names(name for _, name in [*packs, *indexes])
         with ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-copy") as executor:
             for group in (packs, indexes):
                 sizes = ordered_map(
@@ -220,9 +219,6 @@ def _copy_objects(source: OpenStore, target: OpenStore, manifest: Manifest, sett
                     put += size
                     announcement.renew()
         commit_manifest(target, manifest, announcement.extend())
-    except Exception:
-        announcement.withdraw()
-        raise
     return put
 
 

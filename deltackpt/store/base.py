@@ -207,7 +207,7 @@ class BaseView:
         try:
             index = self.lookup(identity)
             for pack in index.location.packs:
-                # An index also lists packs whose records nothing needs any more.
+                # Rows that nothing needs any more may lie in packs that are gone.
                 if pack.name in self._packs:
                     self._check_pack(pack)
         except UNUSABLE as error:

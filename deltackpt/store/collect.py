@@ -62,6 +62,7 @@ class GcReport:
         saves: how many saves are in progress.
         leftovers: how many small objects without a purpose, and temporary files, are gone.
         dry_run: whether nothing was done.
+        compacted: steps that got a new generation to free packs that were little used, as ``"BRANCH:STEP"``.
     """
 
     deleted_objects: int
@@ -72,6 +73,7 @@ class GcReport:
     saves: int
     leftovers: int
     dry_run: bool
+    compacted: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -123,14 +123,13 @@ def _commit(
 
 
 def commit_manifest(store: OpenStore, manifest: Manifest, ticket: Ticket) -> None:
-    """Make visible a manifest that is made of what is stored already, and remove its announcement.
+    """Make visible a manifest that is made of what is stored already. Its announcement stays.
 
     Raises:
         CommitConflictError: somebody else committed this generation of the step first.
         IncompleteSaveError: the announcement has expired.
     """
     _put(store, manifest, [ticket])
-    withdraw(store, [ticket.id])
 
 
 def _put(store: OpenStore, manifest: Manifest, tickets: Sequence[Ticket]) -> None:

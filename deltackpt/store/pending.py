@@ -11,8 +11,10 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import TracebackType
 
 from deltackpt.errors import (
+    BackendError,
     CorruptObjectError,
     DeltackptError,
     IncompleteSaveError,
@@ -61,6 +63,9 @@ class Ticket:
 class Announcement:
     """The pending object of one saver. Used by one thread.
 
+    As a context manager it is withdrawn at the end; not where the backend failed, for a commit may take effect yet, nor
+    where the process is about to end.
+
     Args:
         lease: how long it holds from each renewal on.
     """
@@ -74,6 +79,15 @@ class Announcement:
         self._created = store.clock()
         self._bases: tuple[StepKey, ...] = ()
         self._expires = self._created + lease
+
+    def __enter__(self) -> Announcement:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or (isinstance(error, Exception) and not isinstance(error, BackendError)):
+            self.withdraw()
 
     @property
     def ticket(self) -> Ticket:
@@ -96,6 +110,22 @@ class Announcement:
         # In this order: what is deleted from now on was marked before, or by somebody who saw the announcement.
         marks = read_marks(self._store) if bases else []
         return [m for m in bases if not any(mark.concerns(m) for mark in marks) and _is_there(self._store, m)]
+
+    def claim_names(self, names: Iterable[bytes]) -> None:
+        """Announce a save that puts packs and index objects under names that the store may have had before.
+
+        Args:
+            names: BLAKE3 of each.
+
+        Raises:
+            IncompleteSaveError: somebody is about to delete one of them.
+        """
+        self._put()
+        marked = {name for mark in read_marks(self._store) for name in (*mark.mark.packs, *mark.mark.indexes)}
+        if not marked.isdisjoint(names):
+            raise IncompleteSaveError(
+                "gc is about to delete objects that this needs", where=self._store.url, hint="run `deltackpt gc` first"
+            )
 
     def renew(self) -> None:
         """Make the announcement hold on, if half of its time is over.

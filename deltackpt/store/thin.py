@@ -31,15 +31,11 @@ def thin_step(store: OpenStore, manifest: Manifest, artifacts: Collection[str]) 
         CommitConflictError: somebody else wrote the next generation first.
     """
     key = manifest.header.key
-    announcement = Announcement(store, key.branch, key.step)
-    try:
+    with Announcement(store, key.branch, key.step) as announcement:
         if not announcement.claim([manifest]):
             raise StepNotFoundError(f"step {key.branch}:{key.step} is about to be deleted, or was replaced")
         thinned = thin_manifest(store, manifest, artifacts)
-    except Exception:
-        announcement.withdraw()
-        raise
-    commit_manifest(store, thinned, announcement.ticket)
+        commit_manifest(store, thinned, announcement.ticket)
     return thinned.header
 
 

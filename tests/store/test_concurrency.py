@@ -17,6 +17,7 @@ from deltackpt.api import Store
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.errors import IncompleteSaveError, MissingObjectError, StepNotFoundError
 from deltackpt.format.times import utc_now
+from deltackpt.pipeline.compact import compact_store
 from deltackpt.pipeline.rewrite import rewrite_step
 from deltackpt.pipeline.save import SaveSettings
 from deltackpt.pipeline.verify import verify_store
@@ -106,9 +107,11 @@ class History(RuleBasedStateMachine):
         store = self._fresh()
         rewrite_step(store, load_manifest(store, step, branch), settings=SaveSettings(1, 0))
 
-    @rule()
-    def gc(self) -> None:
+    @rule(compact=st.booleans())
+    def gc(self, compact: bool) -> None:
         store = self._fresh()
+        if compact:
+            compact_store(store)
         collect(store, grace=timedelta(0), wait=False)
         if not self.open:
             assert set(all_objects(store)) == read_listed(store).objects()
@@ -171,7 +174,9 @@ def _reader(path: str, stop: Any, errors: Any) -> None:
 
 def race(path: Path, branches: int, count: int, *, seconds: float) -> None:
     Store.create(path, chain="previous", block_elements=64, key_every=3)
-    context = multiprocessing.get_context("spawn")
+    # The children are forks of one process that has loaded this module, which takes seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     stop, errors = context.Event(), context.Queue()
     savers = [
         context.Process(target=_saver, args=(str(path), f"b{n % branches}", 100 * (n // branches), count, errors))
