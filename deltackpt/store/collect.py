@@ -178,18 +178,23 @@ def collect(
         garbage = find_garbage(store, progress)
         saves = len(list(live_pendings(store)))
         return GcReport(len(garbage.objects), garbage.bytes, len(garbage.replaced), 0, 0, saves, 0, True)
-    mark_garbage(store, find_garbage(store, progress))
     done = _Deleted()
-    for placed in list(_marks_of_gc(store)):
-        left = parse_time(placed.mark.created) + grace - store.clock()
-        while wait and left > timedelta(0):
-            pause(min(_POLL_SECONDS, left.total_seconds()))
-            left = parse_time(placed.mark.created) + grace - store.clock()
-        settled = settle(store, placed, grace)
-        if settled is not None:
-            done.objects += settled[0]
-            done.bytes += settled[1]
-            done.replaced += settled[2]
+
+    def finish() -> None:
+        for placed in list(_marks_of_gc(store)):
+            settled = settle(store, placed, grace)
+            if settled is not None:
+                done.objects += settled[0]
+                done.bytes += settled[1]
+                done.replaced += settled[2]
+
+    # Earlier marks first: what they leave because it was listed for a while can be found again.
+    finish()
+    mark_garbage(store, find_garbage(store, progress))
+    until = [parse_time(placed.mark.created) + grace for placed in _marks_of_gc(store)]
+    while wait and (left := max(until, default=store.clock()) - store.clock()) > timedelta(0):
+        pause(min(_POLL_SECONDS, left.total_seconds()))
+    finish()
     waiting = {key for placed in _marks_of_gc(store) for key in _object_keys(placed.mark)}
     sizes = all_objects(store) if waiting else {}
     return GcReport(

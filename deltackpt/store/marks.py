@@ -1,13 +1,12 @@
-"""Marks: what somebody is about to delete, so that no save begins to build on it (``docs/invariants.md``, Deletion)."""
+"""Marks: what somebody is about to delete (``docs/invariants.md``, Deletion)."""
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from deltackpt.errors import MissingObjectError
 from deltackpt.format.keys import MARKS, mark_key, parse_id_key
-from deltackpt.format.manifest import Manifest
 from deltackpt.format.pending import Mark, decode_mark, encode_mark
 from deltackpt.store.opened import OpenStore
 
@@ -24,18 +23,6 @@ class PlacedMark:
 
     id: str
     mark: Mark
-    _objects: frozenset[bytes] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_objects", frozenset(self.mark.packs) | frozenset(self.mark.indexes))
-
-    def concerns(self, manifest: Manifest) -> bool:
-        """Whether the manifest, or something that it lists, is marked."""
-        return (
-            manifest.header.key in self.mark.manifests
-            or any(entry.object in self._objects for entry in manifest.indexes)
-            or any(pack.name in self._objects for pack in manifest.packs)
-        )
 
 
 def read_marks(store: OpenStore) -> list[PlacedMark]:

@@ -98,8 +98,8 @@ class Announcement:
         """Announce the save and what it may build on; must come before anything is written.
 
         Returns:
-            Those of ``bases`` that may be built on: nobody is about to delete them or anything they list. They, and
-            what they list, stay until the save has ended.
+            Those of ``bases`` that may be built on: nobody is about to delete them. They, and what they list, stay
+            until the save has ended.
 
         Raises:
             CorruptObjectError, UnknownVersionError: a mark cannot be read, so that nobody knows what may go.
@@ -108,8 +108,8 @@ class Announcement:
         self._bases = tuple(sorted(wanted.union(self._bases)))
         self._put()
         # In this order: what is deleted from now on was marked before, or by somebody who saw the announcement.
-        marks = read_marks(self._store) if bases else []
-        return [m for m in bases if not any(mark.concerns(m) for mark in marks) and _is_there(self._store, m)]
+        marked = {key for found in read_marks(self._store) for key in found.mark.manifests} if bases else set()
+        return [m for m in bases if m.header.key not in marked and _is_there(self._store, m)]
 
     def claim_names(self, names: Iterable[bytes]) -> None:
         """Announce a save that puts packs and index objects under names that the store may have had before.

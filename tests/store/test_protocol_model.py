@@ -99,7 +99,7 @@ def save(world: World, me: Actor, rules: Rules) -> Next:
         yield with_pending(world, me.name, me.base) if rules.announce else world, replace(me, at=2)
     elif me.at == 2:
         marked = frozenset(name for _, names, _ in world.marks for name in names) if rules.read_marks else frozenset()
-        usable = not marked & (me.closure | {me.base})
+        usable = me.base not in marked
         yield world, replace(me, at=3) if usable else replace(me, at=4, base="", closure=frozenset())
     elif me.at == 3:
         usable = not rules.check_base or world.lists(me.base) == me.closure
@@ -247,9 +247,17 @@ def test_every_rule_is_needed(without: Rules) -> None:
     assert explore(["s1", "p0", "g1"], without)[1] is not None
 
 
-def test_reading_the_marks_is_needed() -> None:
+@pytest.mark.parametrize(
+    "without",
+    [
+        Rules(faults=False, read_marks=False),
+        pytest.param(Rules(faults=False, spare_named=False), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_that_removers_and_savers_heed_each_other_is_needed(without: Rules) -> None:
     """s1 builds on M0 and is pruned itself once s2 builds on it."""
-    assert explore(["s1", "s2", "p0", "ps1", "g1"], Rules(faults=False, read_marks=False))[1] is not None
+    assert explore(["s1", "s2", "p0", "ps1", "g1"], without)[1] is not None
 
 
 # --- The real code ---------------------------------------------------------------------------------------------------
