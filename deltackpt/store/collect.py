@@ -106,7 +106,8 @@ def mark_garbage(store: OpenStore, garbage: Garbage) -> PlacedMark | None:
     marks = [found.mark for found in read_marks(store)]
     known = {key for mark in marks for key in _object_keys(mark)}
     fresh = [key for key in garbage.objects if key not in known]
-    named = {key for mark in marks for key in mark.manifests}
+    # Not those of a removal: one that was killed would keep them for as long as a mark lives.
+    named = {key for placed in _marks_of_gc(store) for key in placed.mark.manifests}
     mark = Mark(
         created=format_time(store.clock()),
         manifests=tuple(key for key in garbage.replaced if key not in named),

@@ -83,6 +83,15 @@ def test_a_replaced_generation_goes(store: OpenStore) -> None:
     assert objects(store) == read_listed(store).objects()
 
 
+def test_the_mark_of_a_removal_that_was_killed_keeps_nothing(store: OpenStore) -> None:
+    save_step(store, small_state(9), step=2)
+    replaced = StepKey("main", 2, 1)
+    put_mark(store, Mark(created=format_time(store.clock()), manifests=(replaced,)))
+    assert collect(store, grace=NONE).replaced == 1
+    assert objects(store) == read_listed(store).objects()
+    assert load_step(store, 2) == state_bytes(small_state(9))
+
+
 def test_what_a_save_in_progress_wrote_or_builds_on_waits(store: OpenStore) -> None:
     receipts = write_step(store, small_state(3), step=4)
     before = objects(store)
