@@ -54,7 +54,7 @@ def flat_tensors(tensors: Mapping[str, torch.Tensor], stored: StoredTensors) -> 
     """
     return {
         name: FlatTensor(
-            from_torch_dtype(tensor.dtype, where=name), tuple(tensor.shape), stored.piece(tensor, fqn=name)
+            from_torch_dtype(tensor.dtype, where=name), tuple(tensor.shape), stored.pieces(tensor, fqn=name)
         )
         for name, tensor in tensors.items()
     }

@@ -5,12 +5,13 @@ Restoring a file, opening one to read parts of it and listing a step as a folder
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-__all__ = ["Crc32", "FileImage", "Piece", "Stored", "join_pieces", "piece_length"]
+__all__ = ["Crc32", "FileImage", "Piece", "Stored", "cut_pieces", "join_pieces", "piece_length", "pieces_length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,37 @@ class FileImage:
         object.__setattr__(self, "starts", tuple(ends[:-1]))
         object.__setattr__(self, "size", ends[-1])
 
+    def cut(self, start: int, length: int) -> tuple[Piece, ...]:
+        """What the bytes ``[start, start + length)`` are made of; as much of that as the file has."""
+        first = max(0, bisect.bisect_right(self.starts, start) - 1)
+        last = bisect.bisect_left(self.starts, start + length, lo=first)
+        return cut_pieces(self.pieces[first:last], start - self.starts[first], length) if self.pieces else ()
+
 
 def piece_length(piece: Piece) -> int:
     """How many bytes a piece has."""
     return piece.length if isinstance(piece, Stored) else len(piece)
+
+
+def pieces_length(pieces: Sequence[Piece]) -> int:
+    """How many bytes some pieces have."""
+    return sum(map(piece_length, pieces))
+
+
+def cut_pieces(pieces: Sequence[Piece], start: int, length: int) -> tuple[Piece, ...]:
+    """The bytes ``[start, start + length)`` of those that the pieces have one after another; none of it is empty."""
+    found: list[Piece] = []
+    at = 0
+    for piece in pieces:
+        size = piece_length(piece)
+        low, high = max(start - at, 0), min(start + length - at, size)
+        if low < high:
+            if isinstance(piece, Stored):
+                found.append(Stored(piece.fqn, piece.start + low, high - low))
+            else:
+                found.append(piece[low:high])
+        at += size
+    return tuple(found)
 
 
 def join_pieces(pieces: Sequence[Piece]) -> tuple[Piece, ...]:

@@ -1,7 +1,7 @@
 """Imported files in another format: a torch file under another name, weights as safetensors, a config as values.
 
-Files that are what is wanted already are passed on byte for byte. Tensors are taken from the entries of the step, so
-that nothing is unpickled.
+Files that are what is wanted already are passed on byte for byte. Tensors are taken from what is stored, and plain
+values from pickles that are parsed, so that nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from deltackpt.errors import CorruptObjectError, DamagedFileError, TensorNotFoun
 from deltackpt.formats.flat_state import flatten
 from deltackpt.formats.image import FileImage
 from deltackpt.formats.image_file import open_image
+from deltackpt.formats.joining.base import Joined
+from deltackpt.formats.joining.find import find_joined
 from deltackpt.formats.original import original_images
 from deltackpt.formats.recipe import FILE_PREFIX, View
 from deltackpt.formats.recorded import read_infos, read_structure
+from deltackpt.formats.saved import saved_value
 from deltackpt.formats.source import StepSource, stored_tensor
 from deltackpt.formats.torch_image import StoredTensors, torch_image
 from deltackpt.tensor.dtypes import by_code
 from deltackpt.tensor.torch_bridge import to_torch_dtype
 
-__all__ = ["imported_config", "imported_model", "imported_torch"]
+__all__ = ["has_order", "imported_config", "imported_model", "imported_state", "imported_torch"]
 
 _TORCH: Final = ("torch-zip", "torch-legacy")
 # What lies between tensors in their storage, or is one that several are views of (``importing/regions.py``).
@@ -36,35 +39,108 @@ _NO_TENSOR: Final = re.compile("#([0-9]+|storage)$")
 _CONFIGS: Final = ("config.yaml", "config.yml", "config.json")
 
 
-def imported_torch(source: StepSource, only: str | None) -> list[FileImage]:
-    """An imported step as ``model.pt``, ``optim.pt`` and whatever else it has.
+def imported_torch(source: StepSource, only: str | None, *, without: frozenset[str] = frozenset()) -> list[FileImage]:
+    """An imported step as ``model.pt``, ``optim.pt`` and whatever else it has; the parts of ranks are joined.
+
+    Args:
+        without: artifacts that are left out.
 
     Raises:
         TensorNotFoundError: it has no such artifact.
+        IncompleteStepError: the file of a rank is missing.
         UnsupportedDataError: a part is spread over several files that cannot be joined.
     """
-    formats = {i.path: i.format for i in read_infos(source.store, source.manifest, threads=source.threads)}
-    artifacts = {entry.fqn: entry.artifact for entry in source.manifest.entries}
-    parts: dict[str, list[FileImage]] = {}
-    for image in original_images(source, only):
-        parts.setdefault(artifacts[FILE_PREFIX + image.path], []).append(image)
+    files = original_images(source)
+    joined = find_joined(source, files) or Joined({}, frozenset())
+    kinds = _artifacts(source, files)
+    rest: dict[str, list[FileImage]] = {name: [] for name in joined.parts}
+    for file in files:
+        if file.path in joined.renamed:
+            renamed = replace(file, path=joined.renamed[file.path])
+            rest.setdefault(renamed.path.removesuffix(".pt"), []).append(renamed)
+        elif file.path not in joined.files:
+            rest.setdefault(kinds[file.path], []).append(file)
+    if only is not None and only not in rest:
+        raise TensorNotFoundError(
+            f"the step has no artifact {only!r}",
+            where=str(source.manifest.header.key),
+            hint=f"it has: {', '.join(sorted(rest))}",
+        )
     images: list[FileImage] = []
-    for artifact, files in sorted(parts.items()):
-        saved = [file for file in files if formats[file.path] in _TORCH]
+    for artifact, members in sorted(rest.items()):
+        if only not in (None, artifact) or artifact in without:
+            continue
+        stored = StoredTensors()
+        part = joined.parts.get(artifact)
+        if part is not None:
+            images.append(torch_image(f"{artifact}.pt", part(stored), stored))
         if artifact not in ("model", "optim"):
-            images += files
-        elif len(saved) == 1 and not any(formats[file.path] == "safetensors" for file in files):
-            images.append(replace(saved[0], path=f"{artifact}.pt"))
-        elif artifact == "model":
-            stored = StoredTensors()
-            images.append(torch_image("model.pt", imported_model(source, stored), stored))
-        else:
-            raise UnsupportedDataError(
-                f"the optimizer is in {len(files)} files, and what each holds besides tensors is not known",
-                where=files[0].path,
-                hint="restore the step with the format original, or only='model'",
-            )
+            images += members
+        elif part is None:
+            images.append(_file_of(source, artifact, members, stored))
     return images
+
+
+def _artifacts(source: StepSource, files: Sequence[FileImage]) -> dict[str, str]:
+    """The artifact of each file, by its path."""
+    artifacts = {entry.fqn: entry.artifact for entry in source.manifest.entries}
+    return {file.path: artifacts[FILE_PREFIX + file.path] for file in files}
+
+
+def _file_of(source: StepSource, artifact: str, files: Sequence[FileImage], stored: StoredTensors) -> FileImage:
+    """The one file of a model or an optimizer."""
+    whole = _whole_file(source, files)
+    if whole is not None:
+        return replace(whole, path=f"{artifact}.pt")
+    if artifact == "model":
+        return torch_image("model.pt", imported_model(source, stored), stored)
+    raise _unjoined(files)
+
+
+def _unjoined(files: Sequence[FileImage]) -> UnsupportedDataError:
+    return UnsupportedDataError(
+        f"the optimizer is in {len(files)} files, and how they are joined is not known",
+        where=files[0].path,
+        hint="restore the step with the format original, or only='model'",
+    )
+
+
+def _whole_file(source: StepSource, files: Sequence[FileImage]) -> FileImage | None:
+    """The one file of torch among them, if it has all that they have."""
+    formats = {info.path: info.format for info in read_infos(source.store, source.manifest, threads=source.threads)}
+    saved = [file for file in files if formats[file.path] in _TORCH]
+    others = any(formats[file.path] == "safetensors" for file in files)
+    return saved[0] if len(saved) == 1 and not others else None
+
+
+def imported_state(source: StepSource, artifact: str, stored: StoredTensors) -> object:
+    """The nested state of ``model`` or ``optim``; its tensors stand for stored ones. None where the step has none.
+
+    Raises:
+        IncompleteStepError: the file of a rank is missing.
+        UnsupportedDataError: it cannot be joined, or holds what is not plain data.
+    """
+    files = original_images(source)
+    joined = find_joined(source, files)
+    if joined is not None and artifact in joined.parts:
+        return joined.parts[artifact](stored)
+    kinds = _artifacts(source, files)
+    own = [file for file in files if kinds[file.path] == artifact]
+    if not own:
+        return None
+    whole = _whole_file(source, own)
+    if whole is not None:
+        return saved_value(source, whole, stored)
+    if artifact == "model":
+        return imported_model(source, stored)
+    raise _unjoined(own)
+
+
+def has_order(source: StepSource) -> bool:
+    """Whether the model's file has its tensors in the order of its parameters, as torch files do and others do not."""
+    files = original_images(source)
+    kinds = _artifacts(source, files)
+    return _whole_file(source, [file for file in files if kinds[file.path] == "model"]) is not None
 
 
 def imported_model(source: StepSource, stored: StoredTensors) -> dict[str, torch.Tensor]:
@@ -72,8 +148,12 @@ def imported_model(source: StepSource, stored: StoredTensors) -> dict[str, torch
 
     Raises:
         TensorNotFoundError: the step has no model.
-        UnsupportedDataError: it is cut into the parts of ranks.
+        IncompleteStepError: the file of a rank is missing.
+        UnsupportedDataError: it is cut into the parts of ranks, and these cannot be joined.
     """
+    joined = find_joined(source, original_images(source))
+    if joined is not None and "model" in joined.parts:
+        return flatten(joined.parts["model"](stored))
     entries = [entry for entry in source.state_entries("model") if entry.kind == "tensor"]
     cut = next((entry.fqn for entry in entries if not entry.fqn.startswith("model.")), None)
     if cut is not None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from deltackpt.errors import InvalidArgumentError, UnsupportedDataError
-from deltackpt.formats.dcp_folder import write_dcp_folder
+from deltackpt.errors import InvalidArgumentError
+from deltackpt.formats.dcp_folder import write_dcp_folder, write_imported_dcp
 from deltackpt.formats.folder import new_folder, refuse_existing
 from deltackpt.formats.image import FileImage
 from deltackpt.formats.image_write import write_images
@@ -55,16 +55,13 @@ def restore_step(
     refuse_existing(out, force=force)
     write: Callable[[Path], list[Path]]
     if name == "dcp":
-        entries = source.state_entries(only)
-        if default_format(source.manifest) == "original" and only != "model":
-            raise UnsupportedDataError(
-                "of imported files only the weights can become a DCP folder: what is no tensor is not known",
-                where=str(source.manifest.header.key),
-                hint="add only='model', or restore the format original",
-            )
+        imported = default_format(source.manifest) == "original"
+        entries = [] if imported else source.state_entries(only)
         source.check_trust(entries)
 
         def write(folder: Path) -> list[Path]:
+            if imported:
+                return write_imported_dcp(source, only, folder)
             return write_dcp_folder(source, entries, folder)
 
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from deltackpt.errors import UnsupportedDataError
-from deltackpt.formats.image import FileImage, Piece, join_pieces, piece_length
+from deltackpt.formats.image import FileImage, Piece, join_pieces, pieces_length
 from deltackpt.tensor.dtypes import DType
 
 __all__ = ["MAX_SHARD_BYTES", "FlatTensor", "safetensors_images"]
@@ -44,7 +44,7 @@ class FlatTensor:
 
     dtype: DType
     shape: tuple[int, ...]
-    piece: Piece
+    pieces: tuple[Piece, ...]
 
 
 def safetensors_images(
@@ -61,7 +61,7 @@ def safetensors_images(
     names = [f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     images = [_image(name, tensors, members) for name, members in zip(names, shards, strict=True)]
     index = {
-        "metadata": {"total_size": sum(piece_length(tensor.piece) for tensor in tensors.values())},
+        "metadata": {"total_size": sum(pieces_length(tensor.pieces) for tensor in tensors.values())},
         "weight_map": {member: name for name, members in zip(names, shards, strict=True) for member in sorted(members)},
     }
     text = json.dumps(index, indent=2, sort_keys=True) + "\n"
@@ -73,7 +73,7 @@ def _split(tensors: Mapping[str, FlatTensor], limit: int) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0
     for name, tensor in tensors.items():
-        length = piece_length(tensor.piece)
+        length = pieces_length(tensor.pieces)
         if shards[-1] and size + length > limit:
             shards.append([])
             size = 0
@@ -94,9 +94,9 @@ def _image(path: str, tensors: Mapping[str, FlatTensor], names: Sequence[str]) -
             raise UnsupportedDataError(
                 f"safetensors has no dtype {tensor.dtype.name}", where=name, hint="restore it with the format torch"
             )
-        end = at + piece_length(tensor.piece)
+        end = at + pieces_length(tensor.pieces)
         header[name] = {"dtype": known, "shape": list(tensor.shape), "data_offsets": [at, end]}
-        pieces.append(tensor.piece)
+        pieces += tensor.pieces
         at = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _HEADER_ALIGNMENT)

@@ -90,4 +90,4 @@ def stored_tensor(entry: Entry, stored: StoredTensors) -> torch.Tensor:
     """A tensor that stands for all of an entry."""
     dtype = by_code(entry.dtype, where=entry.fqn)
     length = Box.whole(entry.shape).numel * dtype.itemsize
-    return stored.add(Stored(entry.fqn, 0, length), dtype, entry.shape)
+    return stored.add([Stored(entry.fqn, 0, length)] if length else [], dtype, entry.shape, fqn=entry.fqn)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
 
 from deltackpt.errors import UnsupportedDataError
-from deltackpt.formats.image import FileImage, Piece, Stored
+from deltackpt.formats.image import FileImage, Piece, cut_pieces
 from deltackpt.formats.zip_image import ALIGNMENT, zip_image
 from deltackpt.tensor.dtypes import DType
 from deltackpt.tensor.torch_bridge import new_tensor, tensor_bytes
@@ -28,20 +28,24 @@ class StoredTensors:
     """
 
     def __init__(self) -> None:
-        self._storages: dict[int, tuple[torch.Tensor, Stored]] = {}
+        self._storages: dict[int, tuple[torch.Tensor, tuple[Piece, ...]]] = {}
 
-    def add(self, stored: Stored, dtype: DType, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor that stands for the bytes ``stored``."""
-        tensor, _ = new_tensor(dtype, shape, where=stored.fqn)
-        self._storages[tensor.untyped_storage()._cdata] = (tensor, stored)
+    def add(self, pieces: Sequence[Piece], dtype: DType, shape: tuple[int, ...], *, fqn: str) -> torch.Tensor:
+        """A tensor that stands for the bytes of some pieces, one after another.
+
+        Args:
+            fqn: its name, for errors.
+        """
+        tensor, _ = new_tensor(dtype, shape, where=fqn)
+        self._storages[tensor.untyped_storage()._cdata] = (tensor, tuple(pieces))
         return tensor
 
-    def find(self, storage: torch.UntypedStorage) -> Stored | None:
+    def find(self, storage: torch.UntypedStorage) -> tuple[Piece, ...] | None:
         """What the storage of a tensor stands for; None where it is one that has its bytes."""
         found = self._storages.get(storage._cdata)
         return None if found is None else found[1]
 
-    def piece(self, tensor: torch.Tensor, *, fqn: str) -> Piece:
+    def pieces(self, tensor: torch.Tensor, *, fqn: str) -> tuple[Piece, ...]:
         """The bytes of a tensor in C order, of one that stands for a stored one or a part of it, or of any other.
 
         Raises:
@@ -49,7 +53,8 @@ class StoredTensors:
         """
         stored = self.find(tensor.untyped_storage())
         if stored is None:
-            return tensor_bytes(tensor, fqn=fqn).tobytes()
+            data = tensor_bytes(tensor, fqn=fqn).tobytes()
+            return (data,) if data else ()
         if not tensor.is_contiguous():
             raise UnsupportedDataError(
                 "the tensor is a view with strides, which this format does not have",
@@ -57,8 +62,7 @@ class StoredTensors:
                 hint="restore it with the format torch or original",
             )
         itemsize = tensor.element_size()
-        start = stored.start + int(tensor.storage_offset()) * itemsize
-        return Stored(stored.fqn, start, tensor.numel() * itemsize)
+        return cut_pieces(stored, int(tensor.storage_offset()) * itemsize, tensor.numel() * itemsize)
 
 
 def torch_image(path: str, value: object, stored: StoredTensors) -> FileImage:
@@ -71,14 +75,16 @@ def torch_image(path: str, value: object, stored: StoredTensors) -> FileImage:
         UnsupportedDataError: the value cannot be pickled.
     """
     data, storages = _pickle(path, value)
-    members: list[tuple[str, Piece]] = [
-        ("data.pkl", data),
-        (".format_version", b"1"),
-        (".storage_alignment", str(ALIGNMENT).encode()),
-        ("byteorder", b"little"),
+    members: list[tuple[str, Sequence[Piece]]] = [
+        ("data.pkl", [data]),
+        (".format_version", [b"1"]),
+        (".storage_alignment", [str(ALIGNMENT).encode()]),
+        ("byteorder", [b"little"]),
     ]
-    members += [(f"data/{key}", stored.find(storage) or _bytes_of(storage)) for key, storage in storages.items()]
-    members.append(("version", b"3\n"))
+    for key, storage in storages.items():
+        pieces = stored.find(storage)
+        members.append((f"data/{key}", [_bytes_of(storage)] if pieces is None else pieces))
+    members.append(("version", [b"3\n"]))
     return zip_image(path, [(f"{_FOLDER}/{name}", content) for name, content in members])
 
 

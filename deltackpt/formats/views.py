@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from deltackpt.errors import IncompleteStepError, InvalidNameError, TensorNotFoundError, UnsupportedDataError
+from deltackpt.errors import IncompleteStepError, InvalidNameError, TensorNotFoundError
 from deltackpt.format.manifest import Manifest
 from deltackpt.formats.flat_state import flat_tensors, flatten
 from deltackpt.formats.hf_names import to_hf
 from deltackpt.formats.image import FileImage
-from deltackpt.formats.imported import imported_config, imported_model, imported_torch
+from deltackpt.formats.imported import has_order, imported_config, imported_model, imported_state, imported_torch
 from deltackpt.formats.optim_names import by_name
 from deltackpt.formats.original import original_images
 from deltackpt.formats.recipe import FILE, check_path
@@ -87,17 +87,23 @@ def _olmo_of_files(source: StepSource, only: str | None, wanted: Sequence[str]) 
     paths = {image.path for image in images}
     names = {name: "config.yaml" if name == "config" else f"{name}.pt" for name in wanted}
     _check_complete(source, [name for name, path in names.items() if path not in paths])
+    chosen = [image for image in images if image.path in names.values()]
+    return [_optim_by_name(source, image) if image.path == names.get("optim") else image for image in chosen]
+
+
+def _optim_by_name(source: StepSource, image: FileImage) -> FileImage:
+    """The optimizer's file, written anew with names where it has numbers for its parameters."""
     # Paths of an optimizer's state are (optim, state, parameter, ...).
     numbered = any(
         e.path and e.path[:2] == ("optim", "state") and str(e.path[2]).isdigit() for e in source.state_entries()
     )
-    if "optim" in wanted and numbered:
-        raise UnsupportedDataError(
-            "the imported optimizer has numbers for its parameters, where OLMo wants names",
-            where="optim.pt",
-            hint="restore the step with the format torch or original",
-        )
-    return [image for image in images if image.path in names.values()]
+    if not numbered:
+        return image
+    stored = StoredTensors()
+    optim = imported_state(source, "optim", stored)
+    model = imported_state(source, "model", stored) if has_order(source) else None
+    named = by_name(optim, flatten(model) if model is not None else {})
+    return torch_image(image.path, named, stored)
 
 
 def _check_complete(source: StepSource, missing: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from deltackpt.formats.image import Crc32, FileImage, Piece, join_pieces, piece_length
+from deltackpt.formats.image import Crc32, FileImage, Piece, join_pieces, pieces_length
 
 __all__ = ["ALIGNMENT", "zip_image"]
 
@@ -43,25 +43,26 @@ class _Member:
     central: int = 0
 
 
-def zip_image(path: str, members: Sequence[tuple[str, Piece]]) -> FileImage:
+def zip_image(path: str, members: Sequence[tuple[str, Sequence[Piece]]]) -> FileImage:
     """The image of an archive.
 
     Args:
         path: of the file.
-        members: names and contents. The checksums of those that are stored are left to be filled in.
+        members: names and contents. Checksums of what is stored are left to be filled in.
     """
     pieces: list[Piece] = []
     placed: list[_Member] = []
     at = 0
     for name, content in members:
-        member = _Member(name.encode(), at, 0, piece_length(content), None)
-        if isinstance(content, bytes):
-            member.crc = zlib.crc32(content)
+        member = _Member(name.encode(), at, 0, pieces_length(content), None)
+        literals = [piece for piece in content if isinstance(piece, bytes)]
+        if len(literals) == len(content):
+            member.crc = zlib.crc32(b"".join(literals))
         header = _local_header(member, at)
         member.start = at + len(header)
         member.descriptor = member.start + member.size + 4
         descriptor = _descriptor(member)
-        pieces += [header, content, descriptor]
+        pieces += [header, *content, descriptor]
         at = member.start + member.size + len(descriptor)
         placed.append(member)
     directory = at

@@ -50,7 +50,7 @@ def test_a_folder_of_transformers_as_torch_files(store: Store, tmp_path: Path) -
     assert (out / "tokenizer.json").read_text() == "{}"
     with pytest.raises(IncompleteStepError, match="no config, train"):
         store.step(2).restore(tmp_path / "olmo", "olmo")
-    with pytest.raises(UnsupportedDataError, match="numbers for its parameters"):
+    with pytest.raises(UnsupportedDataError, match="ids of the optimizer"):
         store.step(2).restore(tmp_path / "olmo", "olmo", only="optim")
     assert not (tmp_path / "olmo").exists()
 
@@ -93,8 +93,6 @@ def test_weights_for_dcp(store: Store, tmp_path: Path) -> None:
     state = blank({"model": weights(2)})
     load(state, storage_reader=FileSystemReader(tmp_path / "out"), no_dist=True)
     assert identical(state["model"], weights(2))
-    with pytest.raises(UnsupportedDataError, match="only the weights"):
-        store.step(2).restore(tmp_path / "all", "dcp")
 
 
 def test_the_parts_of_ranks_are_not_taken_for_a_model(tmp_path: Path) -> None:
@@ -105,7 +103,7 @@ def test_the_parts_of_ranks_are_not_taken_for_a_model(tmp_path: Path) -> None:
     store = new_store()
     import_folder(store, 1, folder)
     for file_format in ("safetensors", "hf"):
-        with pytest.raises(UnsupportedDataError, match="spread over files"):
+        with pytest.raises(UnsupportedDataError, match="do not say what they are parts of"):
             store.step(1).restore(tmp_path / "out", file_format)
     store.step(1).restore(tmp_path / "original")
     assert contents(tmp_path / "original") == contents(folder)

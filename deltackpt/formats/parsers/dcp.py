@@ -14,14 +14,15 @@ from typing import Final
 
 from deltackpt.errors import DamagedFileError, InvalidNameError, UnsafeFileError
 from deltackpt.formats.parsers.found import Check, FoundTensor, ParsedFile, PartOf, Storage
-from deltackpt.formats.parsers.pickles import MAX_PICKLE_BYTES, Call, Pairs, Value, parse_pickle
+from deltackpt.formats.parsers.objects import counts_of, fields_of, pairs_of
+from deltackpt.formats.parsers.pickles import MAX_PICKLE_BYTES, Pairs, Value, parse_pickle
 from deltackpt.formats.parsers.safetensors import looks_like_safetensors, parse_safetensors
 from deltackpt.formats.parsers.source import Readable, Window
 from deltackpt.formats.parsers.torch_zip import find_pickle, parse_torch_zip
 from deltackpt.formats.parsers.zips import looks_like_zip, read_zip
 from deltackpt.formats.recipe import check_path
 
-__all__ = ["DcpItem", "DcpMetadata", "parse_distcp", "read_dcp_metadata"]
+__all__ = ["DcpItem", "DcpMetadata", "DcpObject", "parse_distcp", "read_dcp_metadata"]
 
 _FORMAT: Final = "dcp"
 _HEAD: Final = 16
@@ -44,24 +45,44 @@ class DcpItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DcpObject:
+    """A value that is no tensor.
+
+    Attributes:
+        name: as DCP calls it.
+        place: in the nested state.
+        file: the path of its file beside ``.metadata``.
+        start, length: its bytes in that file.
+    """
+
+    name: str
+    place: tuple[str | int, ...]
+    file: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class DcpMetadata:
     """What ``.metadata`` says.
 
     Attributes:
         items: the tensors in each file, by the file's path beside ``.metadata``.
+        objects: what is no tensor, each a file of ``torch.save`` in one of these files.
         files: all files that it names.
     """
 
     items: Mapping[str, Sequence[DcpItem]]
+    objects: Sequence[DcpObject]
     files: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """An entry of ``storage_data``."""
+    """An entry of ``storage_data``; one without offsets is an object."""
 
     fqn: str
-    offsets: tuple[int, ...]
+    offsets: tuple[int, ...] | None
     file: str
     start: int
     length: int
@@ -78,24 +99,26 @@ def read_dcp_metadata(file: Readable) -> DcpMetadata:
     if file.size > MAX_PICKLE_BYTES:
         raise UnsafeFileError(f"it has {file.size} bytes; at most {MAX_PICKLE_BYTES} are read", where=where)
     value, _ = parse_pickle(file.bytes(0, file.size), where=where)
-    fields = _fields(value)
+    fields = fields_of(value)
     shapes = {
-        name: _counts(_fields(described).get("size")) for name, described in _pairs(fields.get("state_dict_metadata"))
+        name: counts_of(fields_of(described).get("size"))
+        for name, described in pairs_of(fields.get("state_dict_metadata"))
     }
     if not isinstance(fields.get("storage_data"), Pairs):
         raise DamagedFileError("it is not the metadata of a checkpoint of torch.distributed", where=where)
-    places = {name: place for name, place in _pairs(fields.get("planner_data")) if _is_place(place)}
-    found = [_read_stored(key, value, where) for key, value in fields["storage_data"].items]
-    stored = [one for one in found if one is not None]
+    places = {name: place for name, place in pairs_of(fields.get("planner_data")) if _is_place(place)}
+    stored = [_read_stored(key, value, where) for key, value in fields["storage_data"].items]
     joined = _joined(stored, shapes, _sizes(fields))
     items: dict[str, list[DcpItem]] = {}
+    objects = []
     for one in stored:
-        shape = shapes.get(one.fqn)
-        if shape is not None and len(shape) == len(one.offsets):
+        shape, place = shapes.get(one.fqn), places.get(one.fqn, (one.fqn,))
+        if one.offsets is None:
+            objects.append(DcpObject(one.fqn, place, one.file, one.start, one.length))
+        elif shape is not None and len(shape) == len(one.offsets):
             part = PartOf(one.fqn, shape, one.offsets, one.fqn in joined)
-            place = places.get(one.fqn, (one.fqn,))
             items.setdefault(one.file, []).append(DcpItem(place, part, one.start, one.length))
-    return DcpMetadata(items, frozenset(one.file for one in stored))
+    return DcpMetadata(items, objects, frozenset(one.file for one in stored))
 
 
 def parse_distcp(file: Readable, items: Sequence[DcpItem]) -> ParsedFile:
@@ -149,11 +172,10 @@ def _shifted(tensor: FoundTensor, item: DcpItem) -> FoundTensor:
     return replace(tensor, place=item.place, storage=storage, part=part)
 
 
-def _read_stored(key: Value, value: Value, where: str) -> _Stored | None:
-    """An entry that is a part of a tensor; None for an object."""
-    index, info = _fields(key), _fields(value)
+def _read_stored(key: Value, value: Value, where: str) -> _Stored:
+    index, info = fields_of(key), fields_of(value)
     path, start, length = info.get("relative_path"), info.get("offset"), info.get("length")
-    fqn, offsets = index.get("fqn"), _counts(index.get("offset"))
+    fqn, offsets = index.get("fqn"), counts_of(index.get("offset"))
     if not isinstance(path, str) or type(start) is not int or type(length) is not int or min(start, length) < 0:
         raise DamagedFileError("it has an entry without a place", where=where)
     try:
@@ -162,16 +184,16 @@ def _read_stored(key: Value, value: Value, where: str) -> _Stored | None:
         raise UnsafeFileError(f"it names the file {path[:200]!r}, outside its folder", where=where) from error
     if not isinstance(fqn, str) or not fqn:
         raise DamagedFileError("it has an entry without a name", where=where)
-    return None if offsets is None else _Stored(fqn, offsets, path, start, length)
+    return _Stored(fqn, offsets, path, start, length)
 
 
 def _sizes(fields: Mapping[str, Value]) -> dict[tuple[str, tuple[int, ...]], tuple[int, ...]]:
     """The shape of each part of each tensor."""
     sizes = {}
-    for name, described in _pairs(fields.get("state_dict_metadata")):
-        chunks = _fields(described).get("chunks")
+    for name, described in pairs_of(fields.get("state_dict_metadata")):
+        chunks = fields_of(described).get("chunks")
         for chunk in chunks if isinstance(chunks, (list, tuple)) else ():
-            offsets, shape = _counts(_fields(chunk).get("offsets")), _counts(_fields(chunk).get("sizes"))
+            offsets, shape = counts_of(fields_of(chunk).get("offsets")), counts_of(fields_of(chunk).get("sizes"))
             if offsets is not None and shape is not None:
                 sizes[name, offsets] = shape
     return sizes
@@ -186,6 +208,8 @@ def _joined(
     ranges: dict[str, list[tuple[int, int]]] = {}
     broken = set()
     for one in stored:
+        if one.offsets is None:
+            continue
         shape, size = shapes.get(one.fqn), sizes.get((one.fqn, one.offsets))
         if shape is None or size is None or not _is_consecutive(one.offsets, size, shape):
             broken.add(one.fqn)
@@ -208,32 +232,6 @@ def _is_consecutive(offsets: tuple[int, ...], size: tuple[int, ...], shape: tupl
     if any(o + n > whole for o, n, whole in zip(offsets, size, shape, strict=True)):
         return False
     return math.prod(size) > 0 and size[1:] == shape[1:] if math.prod(shape) else True
-
-
-def _fields(value: Value) -> dict[str, Value]:
-    """The attributes of an object."""
-    state = value.state if isinstance(value, Call) else None
-    if isinstance(state, tuple):  # an object with slots: its dict, then its slots
-        pairs = [pair for part in state if isinstance(part, Pairs) for pair in part.items]
-    else:
-        pairs = state.items if isinstance(state, Pairs) else []
-    return {key: member for key, member in pairs if isinstance(key, str)}
-
-
-def _pairs(value: Value) -> list[tuple[str, Value]]:
-    return [(key, member) for key, member in value.items if isinstance(key, str)] if isinstance(value, Pairs) else []
-
-
-def _counts(value: Value) -> tuple[int, ...] | None:
-    """A ``torch.Size``, which is pickled as a call with a tuple."""
-    numbers = value
-    while isinstance(numbers, Call) and isinstance(numbers.args, tuple) and len(numbers.args) == 1:
-        numbers = numbers.args[0]
-    if isinstance(numbers, Call) and numbers.args == ():
-        return ()
-    if not isinstance(numbers, (list, tuple)) or len(numbers) > 64:
-        return None
-    return tuple(numbers) if all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) else None
 
 
 def _is_place(value: Value) -> bool:

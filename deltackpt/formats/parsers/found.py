@@ -98,9 +98,11 @@ class ParsedFile:
         tensors: in the order in which they were found.
         checks: the checksums that it keeps of parts of itself, in the order of the file.
         note: why its tensors were not looked for, for people; empty as a rule.
+        calls: what its pickle calls that has nothing to do with tensors and plain values: ``os.system``.
     """
 
     format: str
     tensors: Sequence[FoundTensor] = ()
     checks: Sequence[Check] = ()
     note: str = ""
+    calls: Sequence[str] = ()

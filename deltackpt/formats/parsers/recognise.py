@@ -9,11 +9,12 @@ from deltackpt.formats.parsers.found import ParsedFile
 from deltackpt.formats.parsers.numpy_files import is_npz, looks_like_npy, parse_npy, parse_npz
 from deltackpt.formats.parsers.safetensors import looks_like_safetensors, parse_safetensors
 from deltackpt.formats.parsers.source import Readable
-from deltackpt.formats.parsers.torch_legacy import looks_like_torch_legacy, parse_torch_legacy
-from deltackpt.formats.parsers.torch_zip import find_pickle, parse_torch_zip
+from deltackpt.formats.parsers.torch_legacy import looks_like_torch_legacy, parse_torch_legacy, read_torch_legacy
+from deltackpt.formats.parsers.torch_values import SavedValue
+from deltackpt.formats.parsers.torch_zip import find_pickle, parse_torch_zip, read_torch_zip
 from deltackpt.formats.parsers.zips import looks_like_zip, read_zip
 
-__all__ = ["parse_as_bytes", "parse_file"]
+__all__ = ["parse_as_bytes", "parse_file", "read_saved"]
 
 _HEAD: Final = 64
 # Many files in one, which only the ``.metadata`` beside it can tell apart.
@@ -47,6 +48,24 @@ def parse_file(file: Readable) -> ParsedFile:
     if looks_like_safetensors(head, file.path.name):
         return parse_safetensors(file)
     return parse_as_bytes(file)
+
+
+def read_saved(file: Readable) -> SavedValue | str:
+    """The value in a file of ``torch.save``, or why it has none that can be read.
+
+    Raises:
+        DamagedFileError: it is truncated or damaged.
+        UnsafeFileError: it is built to do harm.
+    """
+    head = file.bytes(0, min(file.size, _HEAD))
+    if looks_like_torch_legacy(head):
+        return read_torch_legacy(file)
+    if looks_like_zip(head):
+        members = {member.name: member for member in read_zip(file)}
+        pickle = find_pickle(members)
+        if pickle is not None:
+            return read_torch_zip(file, members, pickle)
+    return "it is no file of torch.save"
 
 
 def parse_as_bytes(_: Readable) -> ParsedFile:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 from deltackpt.errors import DamagedFileError
+from deltackpt.formats.parsers.calls import foreign_calls
 from deltackpt.formats.parsers.found import ParsedFile, Storage
 from deltackpt.formats.parsers.pickles import MAX_PICKLE_BYTES, Pairs, Value, parse_pickle
 from deltackpt.formats.parsers.source import Readable
-from deltackpt.formats.parsers.torch_values import StoredStorage, find_tensors, storages_of
+from deltackpt.formats.parsers.torch_values import SavedValue, StoredStorage, find_tensors, storages_of
 
-__all__ = ["looks_like_torch_legacy", "parse_torch_legacy"]
+__all__ = ["looks_like_torch_legacy", "parse_torch_legacy", "read_torch_legacy"]
 
 _FORMAT: Final = "torch-legacy"
 _MAGIC: Final = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
@@ -33,6 +34,20 @@ def parse_torch_legacy(file: Readable) -> ParsedFile:
         DamagedFileError: a pickle cannot be read, or the file ends before its storages do.
         UnsafeFileError: a pickle is built to do harm.
     """
+    saved = read_torch_legacy(file)
+    if isinstance(saved, str):
+        return ParsedFile(_FORMAT, note=saved)
+    tensors = find_tensors(saved.value, saved.place_of, str(file.path))
+    return ParsedFile(_FORMAT, tensors, calls=foreign_calls(saved.value))
+
+
+def read_torch_legacy(file: Readable) -> SavedValue | str:
+    """The value that was saved, or why it cannot be read.
+
+    Raises:
+        DamagedFileError: a pickle cannot be read, or the file ends before its storages do.
+        UnsafeFileError: a pickle is built to do harm.
+    """
     where = str(file.path)
     head = file.bytes(0, min(file.size, MAX_PICKLE_BYTES))
     at = 0
@@ -42,7 +57,7 @@ def parse_torch_legacy(file: Readable) -> ParsedFile:
         values.append(value)
         at += length
     if not _is_little_endian(values[2]):
-        return ParsedFile(_FORMAT, note="its numbers are big-endian")
+        return "its numbers are big-endian"
     keys = values[4]
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise DamagedFileError("its list of storages makes no sense", where=where, offset=at)
@@ -51,7 +66,7 @@ def parse_torch_legacy(file: Readable) -> ParsedFile:
     for key in keys:
         storage = storages.get(key)
         if storage is None or storage.itemsize is None:
-            return ParsedFile(_FORMAT, note=f"its storage {key!r} is of an unknown type")
+            return f"its storage {key!r} is of an unknown type"
         numel = int.from_bytes(file.bytes(at, _SIZE_BYTES), "little")
         if numel != storage.numel:
             raise DamagedFileError(
@@ -74,7 +89,7 @@ def parse_torch_legacy(file: Readable) -> ParsedFile:
             raise DamagedFileError(f"storage {storage.key!r} is missing", where=where)
         return places[storage.key]
 
-    return ParsedFile(_FORMAT, find_tensors(values[3], place_of, where))
+    return SavedValue(values[3], place_of)
 
 
 def _is_little_endian(facts: Value) -> bool:

@@ -15,7 +15,7 @@ from deltackpt.formats.parsers.found import FoundTensor, Storage
 from deltackpt.formats.parsers.pickles import Call, Global, Pairs, Persistent, Value
 from deltackpt.tensor.dtypes import DTYPES, DType
 
-__all__ = ["StoredStorage", "find_tensors", "storages_of"]
+__all__ = ["PlaceOf", "SavedValue", "StoredStorage", "as_tensor", "find_tensors", "is_rebuild", "storages_of"]
 
 _MAX_VISITS: Final = 8_000_000
 _MAX_DEPTH: Final = 200
@@ -68,6 +68,23 @@ class StoredStorage:
     numel: int
 
 
+PlaceOf = Callable[[StoredStorage], "Storage | None"]
+"""Where in the file a storage lies; None if it is not there as plain bytes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedValue:
+    """What a file of ``torch.save`` holds.
+
+    Attributes:
+        value: as the pickle says, nothing of it called.
+        place_of: where its storages lie.
+    """
+
+    value: Value
+    place_of: PlaceOf
+
+
 def storages_of(value: Value, where: str) -> dict[str, StoredStorage]:
     """Every storage that a value refers to, by key, in the order of the value."""
     found: dict[str, StoredStorage] = {}
@@ -78,11 +95,11 @@ def storages_of(value: Value, where: str) -> dict[str, StoredStorage]:
     return found
 
 
-def find_tensors(value: Value, place_of: Callable[[StoredStorage], Storage | None], where: str) -> list[FoundTensor]:
+def find_tensors(value: Value, place_of: PlaceOf, where: str) -> list[FoundTensor]:
     """Every tensor in a value, in its order. One that cannot be stored as a tensor is left out.
 
     Args:
-        place_of: where in the file a storage lies; None if it is not there as plain bytes.
+        place_of: where in the file a storage lies.
         where: the file, for errors.
 
     Raises:
@@ -90,9 +107,9 @@ def find_tensors(value: Value, place_of: Callable[[StoredStorage], Storage | Non
         UnsafeFileError: the value refers to itself so often that nobody could walk through it.
     """
     found = []
-    for place, node in _walk(value, _is_rebuild, where):
-        if _is_rebuild(node):
-            tensor = _as_tensor(place, node, place_of, where)
+    for place, node in _walk(value, is_rebuild, where):
+        if is_rebuild(node):
+            tensor = as_tensor(place, node, place_of, where)
             if tensor is not None:
                 found.append(tensor)
     return found
@@ -143,7 +160,8 @@ def _key(key: Value) -> str:
     return key if isinstance(key, str) else str(key) if isinstance(key, (int, float, bool, type(None))) else "?"
 
 
-def _is_rebuild(node: Value) -> bool:
+def is_rebuild(node: Value) -> bool:
+    """Whether a call makes a tensor of a storage."""
     return (
         isinstance(node, Call)
         and isinstance(node.function, Global)
@@ -170,9 +188,13 @@ def _is_count(value: Value) -> bool:
     return type(value) is int and 0 <= value <= _MAX_NUMBER
 
 
-def _as_tensor(
-    place: Place, node: Call, place_of: Callable[[StoredStorage], Storage | None], where: str
-) -> FoundTensor | None:
+def as_tensor(place: Place, node: Call, place_of: PlaceOf, where: str) -> FoundTensor | None:
+    """The tensor that a call makes; None where it cannot be stored as one.
+
+    Raises:
+        DamagedFileError: it reaches beyond its storage, or its shape makes no sense.
+    """
+
     def fail(message: str) -> NoReturn:
         name = ".".join(str(part) for part in place)
         raise DamagedFileError(f"tensor {name[:200]!r}: {message}", where=where)

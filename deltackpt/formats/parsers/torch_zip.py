@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deltackpt.errors import DamagedFileError
+from deltackpt.formats.parsers.calls import foreign_calls
 from deltackpt.formats.parsers.found import Check, ParsedFile, Storage
 from deltackpt.formats.parsers.pickles import MAX_PICKLE_BYTES, parse_pickle
 from deltackpt.formats.parsers.source import Readable
-from deltackpt.formats.parsers.torch_values import StoredStorage, find_tensors
+from deltackpt.formats.parsers.torch_values import SavedValue, StoredStorage, find_tensors
 from deltackpt.formats.parsers.zips import Member
 
-__all__ = ["find_pickle", "parse_torch_zip"]
+__all__ = ["find_pickle", "parse_torch_zip", "read_torch_zip"]
 
 _PICKLE = "data.pkl"
 
@@ -28,14 +29,28 @@ def parse_torch_zip(file: Readable, members: Mapping[str, Member], pickle: Membe
         DamagedFileError: the pickle cannot be read, or a storage is missing or too short.
         UnsafeFileError: the pickle is built to do harm.
     """
+    saved = read_torch_zip(file, members, pickle)
+    if isinstance(saved, str):
+        return ParsedFile("torch-zip", checks=_checks(members) if pickle.stored else (), note=saved)
+    tensors = find_tensors(saved.value, saved.place_of, str(file.path))
+    return ParsedFile("torch-zip", tensors, _checks(members), calls=foreign_calls(saved.value))
+
+
+def read_torch_zip(file: Readable, members: Mapping[str, Member], pickle: Member) -> SavedValue | str:
+    """The value that was saved, or why it cannot be read.
+
+    Raises:
+        DamagedFileError: the pickle cannot be read.
+        UnsafeFileError: the pickle is built to do harm.
+    """
     archive = pickle.name.removesuffix(_PICKLE)
     if not pickle.stored:
-        return ParsedFile("torch-zip", note="its pickle is compressed")
+        return "its pickle is compressed"
     if pickle.length > MAX_PICKLE_BYTES:
-        return ParsedFile("torch-zip", checks=_checks(members), note="its pickle is too long to be read")
+        return "its pickle is too long to be read"
     order = members.get(archive + "byteorder")
     if order is not None and file.bytes(order.start, min(order.length, 16)).strip() != b"little":
-        return ParsedFile("torch-zip", checks=_checks(members), note="its numbers are big-endian")
+        return "its numbers are big-endian"
     value, _ = parse_pickle(file.bytes(pickle.start, pickle.length), where=str(file.path), base=pickle.start)
 
     def place_of(storage: StoredStorage) -> Storage | None:
@@ -46,7 +61,7 @@ def parse_torch_zip(file: Readable, members: Mapping[str, Member], pickle: Membe
             )
         return Storage(member.start, member.length) if member.stored else None
 
-    return ParsedFile("torch-zip", find_tensors(value, place_of, str(file.path)), _checks(members))
+    return SavedValue(value, place_of)
 
 
 def _checks(members: Mapping[str, Member]) -> list[Check]:
