@@ -659,7 +659,7 @@ class Store:
         only: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> CopyReport:
-        """Copy steps to another store, with their metrics, times, notes and tags. Run again, it does what is missing.
+        """Copy steps to another store, with metrics, times, notes, tags and parity. Run again, it does what is missing.
 
         A step goes as the objects that it is where all that it builds on goes along, and is encoded anew otherwise.
         Either way the address of every block is compared.

@@ -52,6 +52,9 @@ def command(
                     for s in report.steps
                 ],
                 "tags": list(report.tags),
+                "parity": report.parity,
+                "unprotected": report.unprotected,
+                "signed": report.signed,
             }
         )
         return
@@ -64,3 +67,8 @@ def command(
     total = sum(step.stored_bytes for step in report.steps)
     line = f"copied {count(len(report.steps) - there, 'step')} to {to.url}, {format_size(total)}"
     output.line(line + (f"; {count(there, 'step')} {'was' if there == 1 else 'were'} there" if there else ""))
+    if report.unprotected:
+        output.line(f"{count(report.unprotected, 'object')} lack parity there: run `deltackpt protect {to.url}`")
+    if report.signed:
+        signed = f"{count(report.signed, 'step')} {'was' if report.signed == 1 else 'were'} signed in {opened.url}"
+        output.line(f"{signed}; a signature holds in one store only: run `deltackpt sign {to.url}`")

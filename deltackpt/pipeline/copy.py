@@ -18,15 +18,15 @@ from deltackpt._version import __version__
 from deltackpt.errors import CorruptObjectError, StepExistsError, TensorNotFoundError
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.index import Index
-from deltackpt.format.keys import StepKey, index_key, note_prefix, pack_key
+from deltackpt.format.keys import StepKey, index_key, pack_key
 from deltackpt.format.manifest import Entry, Manifest
+from deltackpt.pipeline.copy_extras import copy_notes, copy_parity, copy_start, copy_tags, signed_steps
 from deltackpt.pipeline.ordered import ordered_map
 from deltackpt.pipeline.rewrite import step_items
 from deltackpt.pipeline.save import SaveSettings, write_items
 from deltackpt.store.base import index_lookup
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.commit import PlannedEntry, StepDraft, commit_manifest, commit_step
-from deltackpt.store.names import find_branch_start, put_branch_start, put_tag, read_tags
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.pending import Announcement
 from deltackpt.store.visible import find_place
@@ -60,10 +60,16 @@ class CopyReport:
     Attributes:
         steps: in the order in which they were copied.
         tags: names given to them.
+        parity: objects whose parity was copied.
+        unprotected: objects of the steps that have no parity in the target, where the source keeps parity.
+        signed: steps that were signed in the source; signatures name the store, so that none was copied.
     """
 
     steps: tuple[CopiedStep, ...]
     tags: tuple[str, ...]
+    parity: int = 0
+    unprotected: int = 0
+    signed: int = 0
 
 
 def copy_steps(
@@ -75,7 +81,9 @@ def copy_steps(
     settings: SaveSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> CopyReport:
-    """Copy steps with their metrics, times, notes, tags and the starts of their branches. Each is visible once whole.
+    """Copy steps with their metrics, times, notes, tags, parity and the starts of their branches.
+
+    Each is visible once it is whole.
 
     Args:
         keys: which; each at the generation that it has now.
@@ -95,11 +103,12 @@ def copy_steps(
     for number, key in enumerate(order):
         if progress is not None:
             progress(number, len(order))
+        copy_start(source, target, key.branch)
         if there[key]:
+            copy_notes(source, target, key)
             done.append(CopiedStep(key.branch, key.step, "there", 0))
             continue
         manifest = _wanted(source.manifest(key), choose)
-        _copy_start(source, target, key.branch)
         if key in whole:
             done.append(CopiedStep(key.branch, key.step, "objects", _copy_objects(source, target, manifest, settings)))
         else:
@@ -107,10 +116,12 @@ def copy_steps(
             done.append(CopiedStep(key.branch, key.step, "encoded", stored))
         if not _is_there(source, target, manifest):
             raise CorruptObjectError(f"the copy of step {key.branch}:{key.step} is not the same", where=target.url)
-        _copy_notes(source, target, key)
+        copy_notes(source, target, key)
     if progress is not None:
         progress(len(order), len(order))
-    return CopyReport(tuple(done), _copy_tags(source, target, order))
+    tags = copy_tags(source, target, order)
+    parity, unprotected = copy_parity(source, target, order)
+    return CopyReport(tuple(done), tags, parity, unprotected, signed_steps(source, order))
 
 
 def _wanted(manifest: Manifest, choose: Choose) -> Manifest:
@@ -253,27 +264,3 @@ def _encode(source: OpenStore, target: OpenStore, manifest: Manifest, settings: 
         replaces=header,
     )
     return commit_step(target, draft, [receipt]).stored_bytes
-
-
-def _copy_start(source: OpenStore, target: OpenStore, branch: str) -> None:
-    start = find_branch_start(source, branch)
-    if start is not None:
-        put_branch_start(target, branch, start.start)
-
-
-def _copy_notes(source: OpenStore, target: OpenStore, key: StepKey) -> None:
-    """Notes have random names: the same name is the same note."""
-    for found in source.backend.list(note_prefix(key.branch, key.step)):
-        target.backend.put(found.key, source.backend.get(found.key))
-
-
-def _copy_tags(source: OpenStore, target: OpenStore, copied: Sequence[StepKey]) -> tuple[str, ...]:
-    """Tags of copied steps, but for those that the target has given to other steps."""
-    keys = {(key.branch, key.step): key for key in copied}
-    held, given = read_tags(target), []
-    for name, tag in sorted(read_tags(source).items()):
-        place = (tag.branch, tag.step)
-        if place in keys and name not in held:
-            put_tag(target, name, keys[place])
-            given.append(name)
-    return tuple(given)

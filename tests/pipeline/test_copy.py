@@ -20,6 +20,7 @@ from deltackpt.errors import (
     TensorNotFoundError,
 )
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.signing_keys import make_keys
 from deltackpt.testing.faults import Fault, FaultyBackend, RecordingBackend
 from tests.dcp.states import State, new_store, save_state
 from tests.formats.imported import contents, import_folder, olmo_folder
@@ -183,3 +184,41 @@ def test_damage_is_not_copied() -> None:
         Store(OpenStore(inner, source.opened.config)).copy_to(target)
     assert target.verify(deep=True).ok
     assert np.all([info.step > 0 for info in target.steps(None)])
+
+
+def test_parity_goes_along_and_signatures_cannot(tmp_path: Path) -> None:
+    inner, outer = MemoryBackend(), MemoryBackend()
+    source = a_run(new_store(inner, key_every=3, block_elements=1000, chain="previous"))
+    source.protect(0.1)
+    make_keys(tmp_path / "key")
+    source.sign(tmp_path / "key")
+    target = new_store(outer)
+    report = source.copy_to(target, ["1..3"])
+    parity = [found.key for found in outer.list("parity/")]
+    assert report.parity == len(parity) > 6
+    assert (report.unprotected, report.signed) == (0, 3)
+    assert list(outer.list("signatures/")) == []
+    # Damage to any object of the copy can be repaired from it.
+    for name in parity:
+        damaged = name.removeprefix("parity/")
+        data = bytearray(outer.get(damaged))
+        data[len(data) // 2] ^= 1
+        outer.put(damaged, bytes(data))
+    Store(OpenStore(outer, target.opened.config)).repair()
+    seen = Store(OpenStore(outer, target.opened.config))
+    assert seen.verify(deep=True).ok
+    same_steps(source, seen)
+    # What is encoded anew has none.
+    report = source.copy_to(new_store(), [5])
+    assert report.parity == 0
+    assert report.unprotected > 1
+    assert source.copy_to(seen, ["1..3"]).parity == 0
+
+
+def test_notes_and_branches_of_steps_that_are_there_follow() -> None:
+    source, target = a_run(), new_store()
+    source.copy_to(target, [3])
+    source.annotate(3, {"later": 1.0})
+    assert [s.how for s in source.copy_to(target, [3]).steps] == ["there"]
+    assert target.step(3).info.metrics == source.step(3).info.metrics
+    assert target.step(3).info.metrics["later"] == 1.0
