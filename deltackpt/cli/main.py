@@ -21,6 +21,7 @@ from deltackpt.cli import (
     diff,
     doctor,
     eject,
+    estimate,
     gc,
     import_files,
     init,
@@ -57,7 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    *(init, import_files, log, show, restore, diff, stats, report, check, copy, eject, watch),
+    *(init, estimate, import_files, log, show, restore, diff, stats, report, check, copy, eject, watch),
     *(annotate, tag, untag, branch, prune, gc, repack, verify, protect, keygen, sign, doctor),
 )
 for _module in _COMMANDS:

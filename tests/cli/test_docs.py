@@ -150,6 +150,7 @@ def other_weights(folder: Path) -> Path:
 
 COMMANDS = [
     "init",
+    "estimate",
     "import",
     "log",
     "show",
@@ -187,7 +188,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         Announcement(Store.open(store).opened, "main", 400).claim([named])
         if command == "prune":
             flip(manifest(store, 200), 60)
-    elif command not in ("sign", "gc"):
+    elif command not in ("sign", "gc", "estimate"):
         flip(manifest(store, 200), 60)
         flip(pack_of(store, 300, "model"), 70)
     if command == "verify":
@@ -195,6 +196,7 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         flip(pack_of(store, 100, "model"), 70)
     options: dict[str, list[object]] = {
         "init": [tmp_path / "new", "--config"],
+        "estimate": [store],
         "import": [checkpoints(tmp_path / "checkpoints"), "--store", store, "--branch", "files"],
         "log": [store, "--all"],
         "show": [store, "300"],
@@ -231,6 +233,8 @@ def test_the_keys_of_the_json_are_documented(cli: Run, store: Path, tmp_path: Pa
         shown |= {"advice[]"}
     if command == "repack":  # nobody else saves
         shown |= {"spared[]"}
+    if command == "estimate":  # only files that are not understood are worth a note
+        shown |= {"notes[]"}
     if command == "verify":  # after that there are no problems
         shown |= keys_of(cli(command, *options[command], "--drop", "--json").document)
         shown -= {"problems", "repair.repaired", "repair.dropped"}  # empty in one of the two

@@ -60,7 +60,7 @@ def test_the_rules_of_the_page_are_rules() -> None:
         assert schedule.parse_schedule(yaml.safe_load(written)) == rule
 
 
-@pytest.mark.parametrize("page", ["restore.md", "reading.md", "watch.md"])
+@pytest.mark.parametrize("page", ["restore.md", "reading.md", "watch.md", "estimate.md"])
 def test_getting_files_out(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DELTACKPT_CACHE", "")  # a page may set it

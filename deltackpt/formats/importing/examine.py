@@ -18,7 +18,7 @@ from deltackpt.formats.parsers.source import SourceFile
 from deltackpt.formats.recipe import FileInfo, Segment, Structure, View, check_path, encode_structure
 from deltackpt.tensor.box import Box
 
-__all__ = ["ExaminedFile", "NamedRegion", "ScannedFile", "describe_file", "scan_file"]
+__all__ = ["ExaminedFile", "NamedRegion", "ScannedFile", "describe_file", "name_regions", "scan_file"]
 
 _MODE_BITS: Final = 0o7777
 
@@ -112,13 +112,9 @@ def describe_file(scanned: ScannedFile, naming: FileNaming, names: Names) -> Exa
         UnsafeFileError: tensors overlap that cannot.
     """
     file, path = scanned.file, scanned.path
-    regions, views = plan_regions(scanned.parsed.tensors, str(file.path))
-    wanted = [Wanted(region.place, region.suffix, region.part) for region in regions]
-    wanted += [Wanted(view.tensor.place) for view in views]
-    given = name_tensors(wanted, path, naming, names)
-    named = [NamedRegion(region, name) for region, name in zip(regions, given, strict=False)]
+    named, views, view_names = name_regions(scanned, naming, names)
     segments, ranges = _segments(named, file.size)
-    structure = Structure(segments, _views(views, given[len(regions) :], named))
+    structure = Structure(segments, _views(views, view_names, named))
     head = encode_structure(structure)
     info = FileInfo(
         path=path,
@@ -131,6 +127,25 @@ def describe_file(scanned: ScannedFile, naming: FileNaming, names: Names) -> Exa
     )
     body = cut_body(head, file, ranges)
     return ExaminedFile(info, _artifact(path, naming, named), file, named, body, scanned.parsed.note)
+
+
+def name_regions(
+    scanned: ScannedFile, naming: FileNaming, names: Names
+) -> tuple[list[NamedRegion], list[RegionView], list[Named]]:
+    """What of a file becomes tensors and what they are called, the views of them, and what those are called.
+
+    Args:
+        names: those given in the step so far; the new ones are added.
+
+    Raises:
+        UnsafeFileError: tensors overlap that cannot.
+    """
+    regions, views = plan_regions(scanned.parsed.tensors, str(scanned.file.path))
+    wanted = [Wanted(region.place, region.suffix, region.part) for region in regions]
+    wanted += [Wanted(view.tensor.place) for view in views]
+    given = name_tensors(wanted, scanned.path, naming, names)
+    named = [NamedRegion(region, name) for region, name in zip(regions, given, strict=False)]
+    return named, views, given[len(regions) :]
 
 
 def _segments(tensors: Sequence[NamedRegion], size: int) -> tuple[tuple[Segment, ...], list[tuple[int, int]]]:

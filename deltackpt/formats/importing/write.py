@@ -14,6 +14,7 @@ from deltackpt.errors import DamagedFileError
 from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import Entry, ManifestHeader, Metric
 from deltackpt.formats.importing.examine import ExaminedFile, NamedRegion
+from deltackpt.formats.parsers.source import SourceFile
 from deltackpt.formats.recipe import FILE, FILE_ROLE, encode_info
 from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.save import SaveSettings, write_items
@@ -24,7 +25,7 @@ from deltackpt.store.pending import withdraw
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_name
 
-__all__ = ["write_step"]
+__all__ = ["tensor_item", "write_step"]
 
 _BYTES: Final = by_name("uint8")
 
@@ -57,7 +58,7 @@ def write_step(
     entries: list[PlannedEntry] = []
     for file in files:
         for tensor in file.tensors:
-            items.append(_tensor_item(file, tensor, progress))
+            items.append(tensor_item(file.file, tensor, progress))
             tensors.setdefault(tensor.named.fqn, []).append(tensor)
         _add_file(file, items, entries, progress)
     entries += [_tensor_entry(parts, store.options.block_elements) for parts in tensors.values()]
@@ -74,7 +75,12 @@ def write_step(
     return commit_step(store, StepDraft(key, entries, metrics, about), [receipt])
 
 
-def _tensor_item(file: ExaminedFile, tensor: NamedRegion, progress: Callable[[int], None]) -> SaveItem:
+def tensor_item(file: SourceFile, tensor: NamedRegion, progress: Callable[[int], None]) -> SaveItem:
+    """A tensor of a file as an item of a save.
+
+    Args:
+        progress: called with the number of bytes of each block that was taken from the file.
+    """
     region, named, whole = tensor.region, tensor.named, tensor.box
     item = region.dtype.itemsize
     strides = [math.prod(region.shape[d + 1 :]) for d in range(len(region.shape))]
@@ -83,7 +89,7 @@ def _tensor_item(file: ExaminedFile, tensor: NamedRegion, progress: Callable[[in
         corner = box.relative_to(whole).offsets
         first = sum(offset * stride for offset, stride in zip(corner, strides, strict=True))
         # A block is rows of its shard, one after another in the file.
-        data = file.file.array(region.start + first * item, box.numel * item)
+        data = file.array(region.start + first * item, box.numel * item)
         progress(len(data))
         return data
 
