@@ -33,7 +33,7 @@ def plot_bits(costs: Sequence[Cost], out: Path) -> None:
                 linewidth=1.6 if number == 0 else 0.9,
                 label=program,
             )
-        axes.set(xscale="log", xlabel="training steps between checkpoints", ylabel="bits a parameter", title=name)
+        axes.set(xscale="log")
         axes.set_ylim(bottom=0)
         intervals = sorted({cost.interval for cost in costs if cost.run == name})
         axes.set_xticks(intervals, labels=list(map(str, intervals)))
@@ -58,7 +58,6 @@ def plot_roles(costs: Sequence[Cost], out: Path) -> None:
                 label=role,
             )
             below = [low + height for low, height in zip(below, heights, strict=True)]
-        axes.set(xlabel="training steps between checkpoints", ylabel="bits a parameter", title=name)
     _save(figure, panels, out / "interval-roles")
 
 
@@ -68,14 +67,18 @@ def _panels(names: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    sizes = {"axes.titlesize": 8, "axes.labelsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7}
-    mpl.rcParams.update({**sizes, "xtick.minor.visible": False})
     rows = -(-len(names) // _COLUMNS)
     columns = min(_COLUMNS, len(names))
     figure, grid = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.3 * rows + 0.4), squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    return figure, dict(zip(names, grid.flat, strict=False))
+    panels = dict(zip(names, grid.flat, strict=False))
+    for name, axes in panels.items():
+        axes.set_title(name, fontsize=8)
+        axes.set_xlabel("training steps between checkpoints", fontsize=7)
+        axes.set_ylabel("bits a parameter", fontsize=7)
+        axes.tick_params(labelsize=7)
+    return figure, panels
 
 
 def _save(figure: Any, panels: dict[str, Any], path: Path) -> None:
