@@ -242,7 +242,9 @@ static inline uint32_t dk_clamp(uint32_t key, uint32_t low, uint32_t contexts)
 static inline uint32_t dk_size(uint32_t z, uint32_t bin, const dk_plan *plan, uint32_t bits)
 {
     if (plan->key_shift == DK_CONTEXT_ARRAY || (plan->contexts == 1 && plan->low == 0)) return z >> (bits - 10);
-    return bin >= 9 ? bin : bin >= 7 ? 8 : bin >= 5 ? 6 : bin ? 4 : 0;
+    static const uint8_t small[16] = {0, 4, 4, 4, 4, 6, 6, 8, 8, 9, 10, 11, 12, 13, 14, 15};
+    uint32_t first = small[bin & 15];
+    return bin < 16 ? first : bin;
 }
 
 /* The mean in sixteenths of a quarter, to the nearest. */

@@ -37,9 +37,9 @@ static uint64_t log2_q16(uint32_t x)
 
 uint32_t dk_bin_of(uint32_t z)
 {
-    uint32_t k = bit_length(z);
-    if (k == 0) return 0;
-    return 4 * (k - 1) + ((uint32_t)(((uint64_t)z << 2) >> (k - 1)) & 3) + 1;
+    /* Without a branch, which small residuals would take by chance. */
+    uint32_t k = bit_length(z | 1);
+    return 4 * (k - 1) + ((uint32_t)(((uint64_t)z << 2) >> (k - 1)) & 3) + (z != 0);
 }
 
 static uint64_t weight(uint32_t n) { return n ? n * log2_q16(n) : 0; }
