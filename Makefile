@@ -37,8 +37,10 @@ lint: venv ## ruff, mypy and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-pytest: venv ## run the tests alone
-	$(BIN)/python -m pytest
+JOBS ?= auto
+
+pytest: venv ## run the tests alone, on all cores (JOBS=)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 conformance: venv ## run PyTorch's own tests of DCP against our storage: make conformance TESTS=folder/of/copies
 	@test -n "$(TESTS)" || { echo 'name the folder of copies: make conformance TESTS=/path/to/checkpoint' >&2; exit 1; }

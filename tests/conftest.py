@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -20,3 +22,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 def store() -> OpenStore:
     """An empty store in memory, with blocks so small that little arrays have many."""
     return create_store(MemoryBackend(), StoreOptions(block_elements=64))
+
+
+@pytest.fixture(autouse=True)
+def same_torch() -> Iterator[None]:
+    """Training in a test asks torch for deterministic algorithms, of the whole process: not for the tests after it."""
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        torch.use_deterministic_algorithms(False)

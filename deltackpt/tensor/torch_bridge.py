@@ -123,7 +123,9 @@ def new_tensor(
     if min(shape, default=0) < 0:
         raise InvalidArgumentError(f"a tensor cannot have the shape {list(shape)}", where=where)
     try:
-        tensor = torch.empty(tuple(shape), dtype=torch_dtype)
+        # As bytes: with deterministic algorithms torch fills new memory, which it cannot for every dtype.
+        flat = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
+        tensor = flat.view(torch_dtype).reshape(tuple(shape))
     except (RuntimeError, OverflowError, TypeError) as exc:
         reason = str(exc).split("\n", 1)[0]
         raise InvalidArgumentError(f"torch cannot make a tensor of shape {list(shape)}: {reason}", where=where) from exc

@@ -160,3 +160,13 @@ def test_dtypes_that_this_torch_lacks() -> None:
         to_torch_dtype(DType(99, "float1", 1, 1, "int"), where="w")
     with pytest.raises(UnsupportedDataError, match="qint8"):
         from_torch_dtype(torch.qint8, where="w")
+
+
+@pytest.mark.parametrize("name", ["float4_e2m1fn_x2", "float32", "bool", "complex32"])
+def test_new_tensors_where_torch_is_to_be_deterministic(name: str) -> None:
+    """Then torch fills new memory, which it can do for some dtypes only."""
+    torch.use_deterministic_algorithms(True)
+    tensor, data = new_tensor(by_name(name), (2, 3))
+    data[:] = 1
+    assert tensor.shape == (2, 3)
+    assert tensor.view(torch.uint8).sum() == data.size
