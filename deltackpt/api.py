@@ -913,6 +913,8 @@ class Step:
     def check(self, against: str | os.PathLike[str] | Step, *, only: str = "model") -> CheckReport:
         """How the step differs from what is to be resumed: names, shapes and dtypes; no tensor is read.
 
+        Also names the imported files that would call what checkpoints are not made of when they are unpickled.
+
         Args:
             against: a config (OLMo's, or one of ``transformers``), a file or folder of weights, a folder of DCP, or
                 another step.
@@ -924,11 +926,15 @@ class Step:
             UnsupportedDataError: the shapes of tensors cannot be told from the config.
         """
         from deltackpt.formats.check import compare, describe_path, describe_step
+        from deltackpt.formats.suspects import suspect_calls
 
         have = describe_step(self.manifest, only)
         if isinstance(against, Step):
-            return compare(have, describe_step(against.manifest, only), f"{against.key.branch}:{against.key.step}")
-        return compare(have, describe_path(Path(against), only), os.fspath(against))
+            name, wanted = f"{against.key.branch}:{against.key.step}", describe_step(against.manifest, only)
+        else:
+            name, wanted = os.fspath(against), describe_path(Path(against), only)
+        report = compare(have, wanted, name)
+        return replace(report, calls=suspect_calls(self._opened, self.manifest, threads=default_threads()))
 
     def files(self, *, trust_objects: bool = False) -> list[StepFile]:
         """The step's files: those that were imported or, for other steps, what ``restore(format="torch")`` writes.

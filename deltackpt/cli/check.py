@@ -64,10 +64,13 @@ def command(
                 "extra": list(report.extra),
                 "shapes": [{"fqn": n, "has": list(a), "wanted": list(b)} for n, (a, b) in report.shapes.items()],
                 "dtypes": [{"fqn": n, "has": a, "wanted": b} for n, (a, b) in report.dtypes.items()],
+                "calls": [{"path": path, "names": list(names)} for path, names in report.calls.items()],
             }
         )
     else:
         _print(output, name, report)
+        for warning in report.warnings:
+            output.line(warning, "bold red")
     if not report.ok:
         raise typer.Exit(IncompleteStepError.exit_code)
 

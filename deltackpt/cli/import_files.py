@@ -148,7 +148,7 @@ def _print(output: Output, report: ImportReport, dry_run: bool) -> None:
         for lack in one.lacks:
             output.line(f"{one.source.name} lacks {lack.path}: {lack.cost}")
         for note in one.notes:
-            output.line(f"{one.source.name}/{note.path} is kept as bytes: {note.text}")
+            output.line(f"{one.source.name}/{note.path} {note.text}")
     for path, reason in report.skipped[:_SKIPPED_SHOWN]:
         output.line(f"left out {path.name}: {reason}")
     if len(report.skipped) > _SKIPPED_SHOWN:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from deltackpt.errors import DamagedFileError, IncompleteStepError, InvalidArgum
 from deltackpt.format.manifest import Manifest
 from deltackpt.formats import nesting
 from deltackpt.formats.expected import expected_shapes
+from deltackpt.formats.parsers.calls import calls_text
 from deltackpt.formats.parsers.dcp import read_dcp_metadata
 from deltackpt.formats.parsers.recognise import parse_file
 from deltackpt.formats.parsers.source import SourceFile
@@ -47,6 +48,7 @@ class CheckReport:
         missing: wanted, but not in the step.
         extra: in the step, but not wanted.
         shapes, dtypes: name to what the step has and what is wanted.
+        calls: imported files of the step, and what each calls when it is unpickled that checkpoints are not made of.
     """
 
     against: str
@@ -55,11 +57,17 @@ class CheckReport:
     extra: tuple[str, ...]
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     dtypes: Mapping[str, tuple[str, str]]
+    calls: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether there is no difference."""
+        """Whether there is no difference. What files call when they are unpickled is none."""
         return not (self.missing or self.extra or self.shapes or self.dtypes)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to know of the files, a sentence each."""
+        return [f"{path} {calls_text(names)}" for path, names in self.calls.items()]
 
 
 def compare(have: Mapping[str, Described], want: Mapping[str, Described], against: str) -> CheckReport:

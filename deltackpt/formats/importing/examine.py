@@ -13,6 +13,7 @@ from deltackpt.formats.importing.body import Body, cut_body
 from deltackpt.formats.importing.naming import FileNaming, Named, Names, Wanted, artifact_of_path, name_tensors
 from deltackpt.formats.importing.regions import Region, RegionView, plan_regions
 from deltackpt.formats.importing.scan import scan
+from deltackpt.formats.parsers.calls import calls_text
 from deltackpt.formats.parsers.found import ParsedFile
 from deltackpt.formats.parsers.source import SourceFile
 from deltackpt.formats.recipe import FileInfo, Segment, Structure, View, check_path, encode_structure
@@ -76,7 +77,7 @@ class ExaminedFile:
         file: where its bytes are.
         tensors: the entries that it gives to its step.
         body: its structure and literal bytes.
-        note: why its tensors were not looked for; empty as a rule.
+        notes: what people should know of it, each the rest of a sentence that begins with its path.
     """
 
     info: FileInfo
@@ -84,7 +85,7 @@ class ExaminedFile:
     file: SourceFile
     tensors: Sequence[NamedRegion]
     body: Body
-    note: str
+    notes: Sequence[str]
 
 
 def scan_file(
@@ -126,7 +127,12 @@ def describe_file(scanned: ScannedFile, naming: FileNaming, names: Names) -> Exa
         structure=len(head),
     )
     body = cut_body(head, file, ranges)
-    return ExaminedFile(info, _artifact(path, naming, named), file, named, body, scanned.parsed.note)
+    return ExaminedFile(info, _artifact(path, naming, named), file, named, body, _notes(scanned.parsed))
+
+
+def _notes(parsed: ParsedFile) -> list[str]:
+    kept = [f"is kept as bytes: {parsed.note}"] if parsed.note else []
+    return [*kept, *([calls_text(parsed.calls)] if parsed.calls else [])]
 
 
 def name_regions(

@@ -18,7 +18,12 @@ Status = Literal["imported", "present", "failed", "planned"]
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about a file that people should know."""
+    """Something about a file that people should know.
+
+    Attributes:
+        path: of the file.
+        text: the rest of a sentence that begins with the path.
+    """
 
     path: str
     text: str
@@ -34,7 +39,7 @@ class ImportedStep:
         files, raw_bytes: how many files it has, and their size.
         stored_bytes: what the step added to the store.
         lacks: what is missing of a complete checkpoint.
-        notes: of files whose tensors were not looked for.
+        notes: of files whose tensors were not looked for, or that run something when they are unpickled.
         removed: whether the source was removed.
         error: why it failed.
     """

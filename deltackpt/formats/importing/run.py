@@ -187,7 +187,7 @@ def _finish(store: OpenStore, prepared: _Prepared, settings: ImportSettings, met
             removed = True
         except DeltackptError as error:
             failure = error
-    notes = [] if prepared.examined is None else prepared.examined.files
+    examined = [] if prepared.examined is None else prepared.examined.files
     return ImportedStep(
         step=source.step,
         source=source.folder,
@@ -197,7 +197,7 @@ def _finish(store: OpenStore, prepared: _Prepared, settings: ImportSettings, met
         raw_bytes=prepared.size,
         stored_bytes=stored,
         lacks=source.lacks,
-        notes=[Note(file.info.path, file.note) for file in notes if file.note],
+        notes=[Note(file.info.path, text) for file in examined for text in file.notes],
         removed=removed,
         error=failure,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from deltackpt.formats.parsers.pickles import Call, Global, Pairs, Persistent, Value
 
-__all__ = ["foreign_calls"]
+__all__ = ["calls_text", "foreign_calls"]
 
 _MAX_NAMES: Final = 16
 _MAX_TEXT: Final = 120
@@ -66,6 +67,11 @@ def foreign_calls(value: Value) -> list[str]:
             flat = [part for pair in node.pairs for part in pair]
             todo.extend(reversed([node.function, node.args, node.state, *flat, *node.members]))
     return list(found)
+
+
+def calls_text(calls: Sequence[str]) -> str:
+    """The rest of a sentence that begins with the file's name."""
+    return f"calls {', '.join(calls)} when it is unpickled: look at where it comes from before you load it"
 
 
 def _is_usual(name: Global) -> bool:

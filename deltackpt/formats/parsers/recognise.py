@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from deltackpt.errors import DamagedFileError
+from deltackpt.errors import DamagedFileError, UnsafeFileError
+from deltackpt.formats.parsers.calls import foreign_calls
 from deltackpt.formats.parsers.found import ParsedFile
 from deltackpt.formats.parsers.numpy_files import is_npz, looks_like_npy, parse_npy, parse_npz
+from deltackpt.formats.parsers.pickles import MAX_PICKLE_BYTES, parse_pickle
 from deltackpt.formats.parsers.safetensors import looks_like_safetensors, parse_safetensors
 from deltackpt.formats.parsers.source import Readable
 from deltackpt.formats.parsers.torch_legacy import looks_like_torch_legacy, parse_torch_legacy, read_torch_legacy
@@ -47,7 +49,23 @@ def parse_file(file: Readable) -> ParsedFile:
         return parse_npy(file)
     if looks_like_safetensors(head, file.path.name):
         return parse_safetensors(file)
-    return parse_as_bytes(file)
+    return _parse_pickle(file) if looks_like_pickle(head, file.path.name) else parse_as_bytes(file)
+
+
+def looks_like_pickle(head: bytes, name: str) -> bool:
+    """Whether a file may be a bare pickle: of protocol 2 or later by its first bytes, of an older one by its name."""
+    return (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")) or name.endswith((".pkl", ".pickle"))
+
+
+def _parse_pickle(file: Readable) -> ParsedFile:
+    """A pickle by itself is kept as bytes, but what it calls is looked at. What cannot be read is no pickle."""
+    if file.size > MAX_PICKLE_BYTES:
+        return parse_as_bytes(file)
+    try:
+        value, length = parse_pickle(file.bytes(0, file.size), where=str(file.path))
+    except (DamagedFileError, UnsafeFileError):
+        return parse_as_bytes(file)
+    return ParsedFile("pickle", calls=foreign_calls(value)) if length == file.size else parse_as_bytes(file)
 
 
 def read_saved(file: Readable) -> SavedValue | str:
