@@ -19,6 +19,7 @@ from deltackpt.pipeline.decode import BlockDecoder
 from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.memo import BlockMemo
 from deltackpt.pipeline.save import SaveSettings, StartChoice, write_items
+from deltackpt.pipeline.slots import element_view
 from deltackpt.store.base import RecordRef, index_lookup
 from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.commit import PlannedEntry, StepDraft, commit_step
@@ -113,16 +114,28 @@ def step_items(store: OpenStore, manifest: Manifest) -> list[SaveItem]:
 
 def _item(manifest: Manifest, decoder: BlockDecoder, number: int, entry: Entry, shard: int, box: Box) -> SaveItem:
     places = dict(zip(cut(box, entry.block_elements), manifest.block_range(number, shard), strict=True))
+    dtype = by_code(entry.dtype, where=entry.fqn)
 
-    def read(block: Box) -> Bytes:
-        place = places[block]
+    def decode(place: int) -> Bytes:
         identity = manifest.indexes[int(manifest.block_index[place])].identity
-        return decoder.decode(RecordRef(identity, int(manifest.block_row[place]))).copy()
+        return decoder.decode(RecordRef(identity, int(manifest.block_row[place])))
+
+    def read(wanted: Box) -> Bytes:
+        if wanted in places:
+            return decode(places[wanted]).copy()
+        # The samples by which a chain policy is chosen are parts of blocks.
+        data = np.empty(wanted.numel * dtype.itemsize, np.uint8)
+        elements = element_view(data, dtype, wanted.sizes)
+        for block, place in places.items():
+            if (common := block.intersect(wanted)) is not None:
+                source = element_view(decode(place), dtype, block.sizes)
+                elements[common.relative_to(wanted).slices()] = source[common.relative_to(block).slices()]
+        return data
 
     return SaveItem(
         fqn=entry.fqn,
         kind=entry.kind,
-        dtype=by_code(entry.dtype, where=entry.fqn),
+        dtype=dtype,
         box=box,
         artifact=entry.artifact,
         role=entry.role,

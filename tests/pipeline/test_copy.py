@@ -112,6 +112,17 @@ def test_one_artifact() -> None:
         source.copy_to(new_store(), only="none")
 
 
+def test_one_artifact_into_a_store_that_measures_its_chain() -> None:
+    source, target = new_store(key_every=8, chain="previous"), new_store(key_every=8, chain="auto")
+    weight = torch.linspace(0, 1, 300 * 64).sin().reshape(300, 64)
+    for step in range(1, 6):
+        save_state(source, step, {"model": {"w": weight + 1e-6 * step}, "train": {"step": step}})
+    assert {s.how for s in source.copy_to(target, only="model").steps} == {"encoded"}
+    for step in range(1, 6):
+        assert identical(target.step(step).load(), source.step(step).load("model."))
+    assert "chain_near" in target.step(2).info.writer  # it was measured, on parts of blocks
+
+
 def test_imported_files(tmp_path: Path) -> None:
     source, target, models = new_store(), new_store(), new_store()
     for step in (1, 2):
