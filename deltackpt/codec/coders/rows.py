@@ -97,20 +97,18 @@ class Rows:
             out: :meth:`bound` bytes.
         """
         classes = _classes(_RANS.row_sizes(values, prediction, shape, survey, self.row_log2, workspace), class_bits)
-        order, sizes = _order(classes, class_bits, shape.words, self.row_log2)
         lengths, at = [], _body_at(class_bits, classes.size)
         with workspace.lend(values.nbytes) as one, workspace.lend(values.nbytes) as other:
-            sorted_values = _sorted(values, order, self.row_log2, one)
-            guess = _sorted_prediction(prediction, order, self.row_log2, other)
-            for part, start, size in _parts(shape, guess, sizes):
-                taken = sorted_values[start : start + size]
-                length = 0
-                if size:
-                    found = _RANS.survey(taken, part, Shape(shape.dtype, size), workspace)
-                    coded = _RANS.encode(taken, part, Shape(shape.dtype, size), found, out[at:], workspace)
-                    if coded is None:
-                        return None
-                    length = coded
+            # Class by class: what is gathered is still in a cache when it is coded.
+            for part in _parts(classes, class_bits, self.row_log2):
+                taken, guess = part.gather(values, one), part.gather_prediction(prediction, other)
+                length: int | None = 0
+                if taken.size:
+                    inner = Shape(shape.dtype, taken.size)
+                    found = _RANS.survey(taken, guess, inner, workspace)
+                    length = _RANS.encode(taken, guess, inner, found, out[at:], workspace)
+                if length is None:
+                    return None
                 lengths.append(length)
                 at += length
         head = (
@@ -142,25 +140,79 @@ class Rows:
             raise TruncatedObjectError("rows payload ends in its classes", where=source)
         lengths = struct.unpack_from(f"<{1 << class_bits}I", payload, _HEAD.size)
         classes = _unpacked(payload[_HEAD.size + 4 * len(lengths) : at], class_bits, rows, source)
-        order, sizes = _order(classes, class_bits, shape.words, row_log2)
         with workspace.lend(out.nbytes) as one, workspace.lend(out.nbytes) as other:
-            words = one[: out.nbytes].view(out.dtype)
-            guess = _sorted_prediction(prediction, order, row_log2, other)
-            for (part, start, size), length in zip(_parts(shape, guess, sizes), lengths, strict=True):
+            for part, length in zip(_parts(classes, class_bits, row_log2), lengths, strict=True):
                 body = payload[at : at + length]
                 if len(body) < length:
                     raise TruncatedObjectError("rows payload ends in the words of a class", where=source)
+                size = part.size(shape.words)
+                words = one[: size * out.itemsize].view(out.dtype)
                 if size:
-                    here = words[start : start + size]
-                    _RANS.decode(body, part, Shape(shape.dtype, size), here, workspace, source=source)
+                    # Rows that an earlier class has put in the prediction's place are not this one's.
+                    guess = part.gather_prediction(prediction, other)
+                    _RANS.decode(body, guess, Shape(shape.dtype, size), words, workspace, source=source)
                 elif length:
                     raise CorruptObjectError("rows payload: bytes for a class without words", where=source)
+                part.scatter(words, out)
                 at += length
             if at != len(payload):
                 raise CorruptObjectError(f"rows payload: {len(payload) - at} bytes left over", where=source)
-            back = np.empty_like(order)
-            back[order] = np.arange(order.size)
-            _take(words, back, row_log2, out)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A class.
+
+    Attributes:
+        rows: numbers of its rows.
+        count: of all whole rows of the block.
+        row_log2: of the words of a row.
+        last: whether the words after the last whole row are in it.
+    """
+
+    rows: NDArray[np.int64]
+    count: int
+    row_log2: int
+    last: bool
+
+    def size(self, words: int) -> int:
+        """Its words, in a block of so many."""
+        return (self.rows.size << self.row_log2) + (words - (self.count << self.row_log2) if self.last else 0)
+
+    def _table(self, array: Words, count: int) -> Words:
+        return array[: count << self.row_log2].reshape(count, 1 << self.row_log2)
+
+    def gather(self, array: Words, buffer: NDArray[np.uint8]) -> Words:
+        """Its words of ``array``, in ``buffer``."""
+        size, whole = self.rows.size << self.row_log2, self.count << self.row_log2
+        out: Words = buffer[: self.size(array.size) * array.itemsize].view(array.dtype)
+        if size:
+            # Other modes go through a buffer.
+            to = self._table(out, self.rows.size)
+            np.take(self._table(array, self.count), self.rows, axis=0, out=to, mode="clip")
+        if self.last:
+            out[size:] = array[whole:]
+        return out
+
+    def gather_prediction(self, prediction: Prediction, buffer: NDArray[np.uint8]) -> Prediction:
+        values, context = prediction.values, prediction.context
+        return Prediction(
+            None if values is None else self.gather(values, buffer),
+            None if context is None else self.gather(context, np.empty(context.nbytes, np.uint8)),
+        )
+
+    def scatter(self, words: Words, out: Words) -> None:
+        """The inverse of :meth:`gather`."""
+        self._table(out, self.count)[self.rows] = self._table(words, self.rows.size)
+        if self.last:
+            out[self.count << self.row_log2 :] = words[self.rows.size << self.row_log2 :]
+
+
+def _parts(classes: Classes, class_bits: int, row_log2: int) -> list[_Part]:
+    most = (1 << class_bits) - 1
+    return [
+        _Part(np.flatnonzero(classes == number), classes.size, row_log2, number == most) for number in range(most + 1)
+    ]
 
 
 def _body_at(class_bits: int, rows: int) -> int:
@@ -182,51 +234,6 @@ def _classes(sizes: NDArray[np.int32], class_bits: int) -> Classes:
             break
         ends[1:-1] = moved
     return np.searchsorted(limits, sizes, side="right").astype(np.uint8)
-
-
-def _order(classes: Classes, class_bits: int, words: int, row_log2: int) -> tuple[NDArray[np.int64], list[int]]:
-    """The rows sorted by class, and the words of each class; those after the last whole row are the last class's."""
-    order = np.argsort(classes, kind="stable").astype(np.int64)
-    sizes = np.bincount(classes, minlength=1 << class_bits) << row_log2
-    sizes[-1] += words - (classes.size << row_log2)
-    return order, sizes.tolist()
-
-
-def _parts(shape: Shape, prediction: Prediction, sizes: list[int]) -> list[tuple[Prediction, int, int]]:
-    """For each class its prediction, where its words begin, and how many they are."""
-    found, start = [], 0
-    for size in sizes:
-        here = slice(start, start + size)
-        values = None if prediction.values is None else prediction.values[here]
-        context = None if prediction.context is None else prediction.context[here]
-        found.append((Prediction(values, context), start, size))
-        start += size
-    return found
-
-
-def _take(array: Words, order: NDArray[np.int64], row_log2: int, out: Words) -> None:
-    """Rows of ``array`` in this order, and what follows the last whole one."""
-    whole = order.size << row_log2
-    rows = array[:whole].reshape(order.size, 1 << row_log2)
-    # Other modes go through a buffer.
-    np.take(rows, order, axis=0, out=out[:whole].reshape(rows.shape), mode="clip")
-    out[whole:] = array[whole:]
-
-
-def _sorted(array: Words, order: NDArray[np.int64], row_log2: int, buffer: NDArray[np.uint8]) -> Words:
-    out: Words = buffer[: array.nbytes].view(array.dtype)
-    _take(array, order, row_log2, out)
-    return out
-
-
-def _sorted_prediction(
-    prediction: Prediction, order: NDArray[np.int64], row_log2: int, buffer: NDArray[np.uint8]
-) -> Prediction:
-    values, context = prediction.values, prediction.context
-    return Prediction(
-        None if values is None else _sorted(values, order, row_log2, buffer),
-        None if context is None else _sorted(context, order, row_log2, np.empty(context.nbytes, np.uint8)),
-    )
 
 
 def _packed(classes: Classes, class_bits: int) -> bytes:
