@@ -210,19 +210,20 @@ def _check_place(header: ManifestHeader, key: StepKey, name: str) -> None:
 
 
 def create_store(backend: Backend, options: StoreOptions) -> OpenStore:
-    """Make a store in an empty place.
+    """Make a store in an empty place. Of several that do so at once one makes it.
 
     Raises:
-        StoreExistsError: there is one already.
+        StoreExistsError: there is one already, or somebody else has just made it.
         NotAStoreError: something else is there.
     """
-    if any(found.key == STORE_JSON for found in backend.list(STORE_JSON)):
-        raise StoreExistsError("there is a store already", where=backend.url, hint="open it instead")
+    _check_no_store(backend)
     configured = False
     for found in backend.list():
         configured = configured or found.key == CONFIG_YAML
         # What a creation that was killed may leave, and a configuration that was there first.
         if found.key not in (README_TXT, READER_PY, CONFIG_YAML):
+            # Of a store that somebody has made since the first look: store.json comes before anything else in it.
+            _check_no_store(backend)
             raise NotAStoreError(
                 f"the place is not empty: it holds {found.key}", where=backend.url, hint="choose an empty folder"
             )
@@ -239,6 +240,11 @@ def create_store(backend: Backend, options: StoreOptions) -> OpenStore:
     except ObjectExistsError as error:
         raise StoreExistsError("somebody else created the store", where=backend.url, hint="open it") from error
     return OpenStore(backend, config, None if configured else options)
+
+
+def _check_no_store(backend: Backend) -> None:
+    if any(found.key == STORE_JSON for found in backend.list(STORE_JSON)):
+        raise StoreExistsError("there is a store already", where=backend.url, hint="open it instead")
 
 
 def open_store(backend: Backend) -> OpenStore:

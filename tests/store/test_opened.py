@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deltackpt.backend.base import Buffer, ObjectInfo
 from deltackpt.backend.memory import MemoryBackend
+from deltackpt.backend.url import open_backend
 from deltackpt.errors import (
     BackendError,
     CorruptObjectError,
@@ -69,17 +75,63 @@ def test_a_creation_that_was_killed_can_be_done_again() -> None:
     open_store(backend)
 
 
-def test_one_of_two_creators_wins() -> None:
-    backend = MemoryBackend()
+class Rivalled(MemoryBackend):
+    """Before one of its operations, or within the first list that finds anything, somebody else makes a store there."""
 
-    class Rival(FaultyBackend):
-        def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> None:
-            create_store(backend, StoreOptions())
-            super().put_if_absent(key, data)
+    def __init__(self, nth: int) -> None:
+        super().__init__()
+        self.nth, self.count = nth, 0
+        self.created: OpenStore | None = None
 
-    with pytest.raises(StoreExistsError, match="somebody else created"):
-        create_store(Rival(backend, []), StoreOptions(key_every=2))
-    assert open_store(backend).options == StoreOptions()
+    def _rival(self) -> None:
+        self.count += 1
+        if self.count == self.nth:
+            self.created = create_store(self, StoreOptions())
+            save_step(self.created, small_state(1), step=1)
+
+    def put(self, key: str, data: Buffer) -> None:
+        self._rival()
+        super().put(key, data)
+
+    def put_if_absent(self, key: str, data: Buffer) -> None:
+        self._rival()
+        super().put_if_absent(key, data)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        self._rival()
+        return super().list(prefix)
+
+
+def test_one_of_two_creators_wins_wherever_they_meet() -> None:
+    alone = Rivalled(0)
+    create_store(alone, StoreOptions())
+    for nth in range(1, alone.count + 1):
+        backend = Rivalled(nth)
+        with pytest.raises(StoreExistsError, match="open it"):
+            create_store(backend, StoreOptions(key_every=2))
+        assert backend.created is not None
+        assert open_store(backend).config == backend.created.config
+        assert load_step(open_store(backend), 1) == state_bytes(small_state(1))
+
+
+def test_one_of_many_creators_wins(tmp_path: Path) -> None:
+    """As when every rank of a job asks for a new store; the winner saves at once."""
+    for number in range(10):
+        together = threading.Barrier(4)
+
+        def attempt(together: threading.Barrier = together, url: Path = tmp_path / f"store-{number}") -> OpenStore | None:
+            together.wait(60)
+            try:
+                store = create_store(open_backend(url, create=True), StoreOptions())
+            except StoreExistsError:
+                return None
+            save_step(store, small_state(1), step=1)
+            return store
+
+        with ThreadPoolExecutor(4) as pool:
+            made = [future.result() for future in [pool.submit(attempt) for _ in range(4)]]
+        (winner,) = [store for store in made if store is not None]
+        assert load_step(open_store(winner.backend), 1) == state_bytes(small_state(1))
 
 
 def test_opening_what_is_no_store() -> None:
