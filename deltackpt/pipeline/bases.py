@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from deltackpt.store.base_cache import BaseCache
 from deltackpt.store.catalog import VisibleStep, steps_before
 from deltackpt.store.chain import POLICIES, Chain, choose_chain, key_chain
 from deltackpt.store.chain_choice import KEY, ChainChoice, Measured, is_measured_at, pick_policy
-from deltackpt.store.line import find_in_chain
+from deltackpt.store.line import find_holders, find_in_chain
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.options import AUTO, StoreOptions
 from deltackpt.store.pending import Announcement
@@ -44,6 +44,7 @@ class Start:
         choice: the policy that this follows from.
         other: a second step to predict from.
         max_depth: of records; None for that of the store's options.
+        parts: for artifacts that ``base`` does not hold at all, the steps to refer to instead.
     """
 
     base: BaseView | None
@@ -51,11 +52,13 @@ class Start:
     choice: ChainChoice
     other: BaseView | None = None
     max_depth: int | None = None
+    parts: Mapping[str, BaseView] = field(default_factory=dict)
 
     @property
     def views(self) -> list[BaseView]:
         """The steps that blocks may refer to."""
-        return [view for view in (self.base, self.other) if view is not None]
+        found = [view for view in (self.base, self.other, *self.parts.values()) if view is not None]
+        return list(dict.fromkeys(found))
 
     @classmethod
     def alone(cls, options: StoreOptions) -> Start:
@@ -63,26 +66,44 @@ class Start:
         return cls(None, choose_chain("previous", options.key_every, None), ChainChoice(KEY))
 
 
-def choose_start(store: OpenStore, branch: str, step: int, announcement: Announcement, measure: Measure) -> Start:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A base as it is visible, and for artifacts that it does not hold the steps that do."""
+
+    base: Manifest
+    parts: Mapping[str, Manifest]
+    chain: Chain
+    choice: ChainChoice
+
+
+def choose_start(
+    store: OpenStore,
+    branch: str,
+    step: int,
+    announcement: Announcement,
+    measure: Measure,
+    artifacts: Collection[str] = (),
+) -> Start:
     """The base of a new step, and its place in the chain. The save is announced, with its base.
 
-    Without a base that can be read and that nobody is about to delete, the step starts a new chain; the reason is
-    logged.
+    Of each of ``artifacts`` that the base does not hold, such as an optimizer that is saved less often than its model,
+    the newest step before it that does is a base, too. Without a base that can be read and that nobody is about to
+    delete, the step starts a new chain; the reason is logged.
     """
-    found = _find_start(store, branch, step, measure)
-    usable = announcement.claim([] if found is None else [found[0]])
-    if found is not None and usable:
-        return Start(BaseView(store, usable[0]), found[1], found[2])
-    if found is not None:
-        _LOG.warning(
-            "step %s:%d is written without a base: %s is about to be deleted", branch, step, found[0].header.key
-        )
-    return Start.alone(store.options)
+    found = _find_start(store, branch, step, measure, artifacts)
+    wanted = {} if found is None else {m.header.key: m for m in (found.base, *found.parts.values())}
+    views = {m.header.key: BaseView(store, m) for m in announcement.claim(list(wanted.values()))}
+    for key in wanted.keys() - views.keys():
+        _LOG.warning("step %s:%d is written without a base: %s is about to be deleted", branch, step, key)
+    if found is None or found.base.header.key not in views:
+        return Start.alone(store.options)
+    parts = {name: views[m.header.key] for name, m in found.parts.items() if m.header.key in views}
+    return Start(views[found.base.header.key], found.chain, found.choice, parts=parts)
 
 
 def _find_start(
-    store: OpenStore, branch: str, step: int, measure: Measure
-) -> tuple[Manifest, Chain, ChainChoice] | None:
+    store: OpenStore, branch: str, step: int, measure: Measure, artifacts: Collection[str]
+) -> _Found | None:
     options = store.options
     try:
         earlier = steps_before(store, branch, step)
@@ -98,10 +119,24 @@ def _find_start(
                 # Too early to know which of the two the next step will want.
                 chain = replace(chain, keep=True, last=False)
         assert chain.base is not None
-        return store.manifest(find_in_chain(store, earlier, chain.base)), chain, choice
+        base = store.manifest(find_in_chain(store, earlier, chain.base))
     except UNUSABLE as error:
         _LOG.warning("step %s:%d is written without a base: %s", branch, step, error)
         return None
+    return _Found(base, _find_parts(store, earlier, base.header, artifacts), chain, choice)
+
+
+def _find_parts(
+    store: OpenStore, earlier: Sequence[VisibleStep], base: ManifestHeader, artifacts: Collection[str]
+) -> dict[str, Manifest]:
+    missing = set(artifacts) - base.artifacts.keys()
+    try:
+        keys = find_holders(store, earlier, base.key, missing) if missing else {}
+        manifests = {key: store.manifest(key) for key in set(keys.values())}
+    except UNUSABLE as error:
+        _LOG.warning("%s is stored whole: %s", ", ".join(sorted(missing)), error)
+        return {}
+    return {artifact: manifests[key] for artifact, key in keys.items()}
 
 
 def _choose_policy(

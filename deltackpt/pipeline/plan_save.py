@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from deltackpt.format.record import Need, Tile
 from deltackpt.pipeline.items import SaveItem
@@ -65,13 +66,15 @@ def plan_save(
     block_elements: int,
     max_depth: int,
     other: BaseView | None = None,
+    parts: Mapping[str, BaseView] = MappingProxyType({}),
 ) -> list[GroupPlan]:
     """What to write for all groups, in order of names, and for each block what it may be predicted from.
 
     Args:
         other: a second base, for blocks that it has with the same box.
+        parts: the bases of some artifacts, in place of ``base``.
     """
-    plans = [_plan_group(group, base, chain, block_elements, max_depth) for group in sorted(groups, key=_order)]
+    plans = [_plan_group(group, base, parts, chain, block_elements, max_depth) for group in sorted(groups, key=_order)]
     return plans if other is None else [_with_other(plan, other, max_depth) for plan in plans]
 
 
@@ -102,7 +105,12 @@ def _order(group: ItemGroup) -> tuple[str, str, tuple[int, ...]]:
 
 
 def _plan_group(
-    group: ItemGroup, base: BaseView | None, chain: Chain, block_elements: int, max_depth: int
+    group: ItemGroup,
+    base: BaseView | None,
+    parts: Mapping[str, BaseView],
+    chain: Chain,
+    block_elements: int,
+    max_depth: int,
 ) -> GroupPlan:
     block_elements = group.items[0].block_elements or block_elements
     boxes = cut(group.items[0].box, block_elements)
@@ -110,7 +118,7 @@ def _plan_group(
         group.items,
         tuple(
             tuple(
-                _task(item, box, base, chain, block_elements, max_depth, partners)
+                _task(item, box, parts.get(item.artifact, base), chain, block_elements, max_depth, partners)
                 for item, partners in zip(group.items, group.partners, strict=True)
             )
             for box in boxes

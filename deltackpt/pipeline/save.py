@@ -118,7 +118,11 @@ def _write(
         sampled.extend(reader for reader in readers if reader is not None)
         return measure(places, near, far, readers, cache.samples, workspace)
 
-    start = choose_start(store, branch, step, announcement, measure_bases) if choose is None else choose(announcement)
+    if choose is None:
+        artifacts = {item.artifact for item in items}
+        start = choose_start(store, branch, step, announcement, measure_bases, artifacts)
+    else:
+        start = choose(announcement)
     max_depth = options.max_depth if start.max_depth is None else start.max_depth
     plans = plan_save(
         groups,
@@ -127,6 +131,7 @@ def _write(
         block_elements=options.block_elements,
         max_depth=max_depth,
         other=start.other,
+        parts=start.parts,
     )
     bases = Bases(store, start.views, cache)
     with (

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import ManifestHeader
 from deltackpt.store.catalog import VisibleStep
 from deltackpt.store.opened import OpenStore
 
-__all__ = ["find_in_chain"]
+__all__ = ["find_holders", "find_in_chain"]
+
+# How many steps are asked whether they hold a part of the state: each is a read, also where none ever held it.
+_MOST_ASKED = 256
 
 
 def find_in_chain(store: OpenStore, earlier: Sequence[VisibleStep], distance: int) -> StepKey:
@@ -39,6 +42,28 @@ def find_in_chain(store: OpenStore, earlier: Sequence[VisibleStep], distance: in
         if header.chain_key == newest.chain_key and header.distance < found.distance:
             found = header
     return found.key
+
+
+def find_holders(
+    store: OpenStore, earlier: Sequence[VisibleStep], base: StepKey, artifacts: Collection[str]
+) -> dict[str, StepKey]:
+    """For each artifact the newest step before ``base`` that has entries of it; those without one are left out.
+
+    Args:
+        earlier: the steps of the line, newest first.
+        base: one of them.
+
+    Raises:
+        MissingObjectError, CorruptObjectError, UnknownVersionError: a manifest on the way cannot be read.
+    """
+    found: dict[str, StepKey] = {}
+    start = next(number for number, step in enumerate(earlier) if step.key == base) + 1
+    for step in earlier[start : start + _MOST_ASKED]:
+        held = _header(store, step).artifacts.keys()
+        found.update({artifact: step.key for artifact in artifacts if artifact in held and artifact not in found})
+        if len(found) == len(artifacts):
+            break
+    return found
 
 
 def _is_before(key: StepKey, place: tuple[str, int]) -> bool:

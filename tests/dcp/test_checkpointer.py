@@ -147,6 +147,23 @@ def test_what_a_step_holds_differs_by_rule(store: Store) -> None:
     }
 
 
+def test_an_optimizer_that_is_saved_less_often_builds_on_its_last_step(store: Store) -> None:
+    def state(step: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(step)
+        first = torch.randn(2000, generator=torch.Generator().manual_seed(99))
+        return {"model": {"w": first}, "optim": {"m": first * (1 + 1e-5 * torch.randn(2000, generator=generator))}}
+
+    with Checkpointer(store, contents={"model": every(1), "optim": every(6)}) as checkpointer:
+        for step in range(14):
+            checkpointer.step(step, state(step))
+    full = [step for step in range(14) if "optim" in held_by(store, step)]
+    assert full == [0, 6, 12]
+    first, *others = [store.step(step).info.artifacts["optim"][1] for step in full]
+    assert max(others) < 0.8 * first
+    for step in full:
+        assert torch.equal(store.step(step).tensor("optim.m"), state(step)["optim"]["m"])
+
+
 def test_resume_takes_the_newest_step_with_everything(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     with Checkpointer(store, contents={"model": every(2), "optim": every(6)}) as checkpointer:
         for step in range(1, 12):

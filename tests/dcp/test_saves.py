@@ -25,6 +25,8 @@ from deltackpt.backend.memory import MemoryBackend
 from deltackpt.dcp import DeltaStorageReader, DeltaStorageWriter
 from deltackpt.errors import InvalidArgumentError, InvalidNameError, StepNotFoundError
 from deltackpt.format.keys import manifest_key
+from deltackpt.pipeline import decode_tasks
+from deltackpt.pipeline.decode import decode_listed
 from deltackpt.store.opened import OpenStore
 from deltackpt.testing import RecordingBackend
 from tests.dcp.states import State, load_state, new_store, pickled, save_state
@@ -290,7 +292,7 @@ def test_steps_outlive_the_steps_they_were_predicted_from(delta_store: Store) ->
     assert is_at(load_state(fresh, 4, empty()), 4)
 
 
-def test_a_stored_block_is_read_once_for_all_that_is_made_of_it() -> None:
+def test_a_stored_block_is_read_once_for_all_that_is_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class InPieces(DefaultLoadPlanner):
         """Asks for each row on its own."""
 
@@ -311,12 +313,20 @@ def test_a_stored_block_is_read_once_for_all_that_is_made_of_it() -> None:
     store, w = new_store(recorder), torch.randn(40, 16)
     save_state(store, 1, {"w": w})
     recorder.clear()
+    decoded = []
+
+    def counting(*args: Any) -> Any:
+        decoded.append(1)
+        return decode_listed(*args)
+
+    monkeypatch.setattr(decode_tasks, "decode_listed", counting)
     state = {"w": torch.zeros(40, 16)}
     load(state, storage_reader=DeltaStorageReader(store, 1), planner=InPieces(), no_dist=True)
     assert torch.equal(state["w"], w)
     # Ten blocks, neighbours in their pack: one request, and no byte twice.
     assert recorder.count("get", "packs/") == 1
     assert recorder.bytes_read("packs/") < sum(info.size for info in recorder.list("packs/"))
+    assert len(decoded) == 10
 
 
 def test_what_signatures_tell_dcp() -> None:

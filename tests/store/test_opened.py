@@ -119,7 +119,9 @@ def test_one_of_many_creators_wins(tmp_path: Path) -> None:
     for number in range(10):
         together = threading.Barrier(4)
 
-        def attempt(together: threading.Barrier = together, url: Path = tmp_path / f"store-{number}") -> OpenStore | None:
+        def attempt(
+            together: threading.Barrier = together, url: Path = tmp_path / f"store-{number}"
+        ) -> OpenStore | None:
             together.wait(60)
             try:
                 store = create_store(open_backend(url, create=True), StoreOptions())
