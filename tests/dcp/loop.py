@@ -1,10 +1,15 @@
-"""A training loop around a Checkpointer, also run as a process of its own: ``python -m tests.dcp.loop STORE HOW``."""
+"""A training loop around a Checkpointer, also run in processes of its own: ``python -m tests.dcp.loop FOLDER HOW...``.
+
+For each HOW, which is also the name of a store in FOLDER, there is one; what it says goes to ``HOW.out``, and how it
+ended to standard output. They are forked: to load torch takes seconds.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from deltackpt import Checkpointer, Store
@@ -52,5 +57,17 @@ def main(url: str, how: str) -> None:
     # Without a close(): the save of step 40 has just begun.
 
 
+def fork(folder: Path, how: str) -> int:
+    """The id of a process that trains."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(folder / f"{how}.out", os.O_CREAT | os.O_WRONLY), 1)
+        main(str(folder / how), how)
+        sys.exit()
+    return child
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    children = [fork(Path(sys.argv[1]), how) for how in sys.argv[2:]]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    say(" ".join(map(str, codes)))

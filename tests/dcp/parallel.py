@@ -90,11 +90,11 @@ def save_ways(rank: int, world: int, store: str) -> list[dict[str, str]]:
     return held
 
 
-def load_ways(rank: int, world: int, store: str, steps: list[int], ways: list[str]) -> list[list[dict[str, str]]]:
-    """Load each of the steps under each of the ways; what model and optimizer then held."""
+def load_ways(rank: int, world: int, store: str, steps: list[list[int]], ways: list[str]) -> list[list[dict[str, str]]]:
+    """Load some steps under each of the ways; what model and optimizer then held."""
     found = []
-    for way in ways:
+    for way, numbers in zip(ways, steps, strict=True):
         run = Spread(way, world)
         run.train()
-        found.append([run.load(store, step) for step in steps])
+        found.append([run.load(store, step) for step in numbers])
     return found

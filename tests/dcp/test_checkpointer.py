@@ -524,30 +524,29 @@ def test_signals_are_left_alone_where_asked_and_in_other_threads(store: Store) -
     assert steps_of(store) == [1]
 
 
-Ended = tuple[int, list[str], str, Store]
+ENDS = {
+    "term": (-signal.SIGTERM, 25, [10, 20, 25]),
+    "kill": (-signal.SIGKILL, 25, [10, 20]),
+    "exit": (0, 40, [10, 20, 30, 40]),
+}
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Ended]]:
-    """Training loops in processes of their own, that end in several ways; all at once, as torch takes long to load."""
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """Training loops that ended in several ways, each in a process of its own: their folder and exit codes."""
     folder = tmp_path_factory.mktemp("loops")
-    started = {}
-    for how in ("term", "kill", "exit"):
+    for how in ENDS:
         Store.create(folder / how)
-        command = [sys.executable, "-m", "tests.dcp.loop", str(folder / how), how]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        started[how] = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def ended(how: str) -> Ended:
-        out, err = started[how].communicate(timeout=120)
-        return started[how].returncode, out.splitlines(), err, Store.open(folder / how)
-
-    yield ended
-    for process in started.values():
-        process.kill()
-        process.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.dcp.loop", str(folder), *ENDS],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return folder, dict(zip(ENDS, map(int, done.stdout.split()), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -559,19 +558,15 @@ def losses() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("how", "code", "said", "saved"),
-    [
-        ("term", -signal.SIGTERM, 25, [10, 20, 25]),
-        ("kill", -signal.SIGKILL, 25, [10, 20]),
-        ("exit", 0, 40, [10, 20, 30, 40]),
-    ],
-)
+@pytest.mark.parametrize("how", ENDS)
 def test_however_a_process_ends_its_run_goes_on_exactly(
-    processes: Callable[[str], Ended], losses: list[str], how: str, code: int, said: int, saved: list[int]
+    ended: tuple[Path, dict[str, int]], losses: list[str], how: str
 ) -> None:
-    returncode, lines, err, store = processes(how)
-    assert (returncode, lines) == (code, ["from None", *losses[:said]]), err
+    folder, codes = ended
+    code, said, saved = ENDS[how]
+    store = Store.open(folder / how)
+    assert codes[how] == code
+    assert (folder / f"{how}.out").read_text().splitlines() == ["from None", *losses[:said]]
     assert steps_of(store) == saved
     assert store.verify(deep=True).ok
     run = Run(seed=99)

@@ -35,16 +35,16 @@ def losses(done: subprocess.CompletedProcess[str]) -> dict[int, float]:
 
 def test_a_run_that_was_killed_while_saving_goes_on_with_fewer_ranks(tmp_path: Path) -> None:
     whole = Store.create(tmp_path / "whole")
-    uninterrupted = torchrun(4, whole, "--steps", "8", "--save-every", "4")
+    uninterrupted = torchrun(1, whole, "--steps", "8", "--save-every", "8")
     assert uninterrupted.returncode == 0, uninterrupted.stderr
-    expected = losses(uninterrupted)
+    # Other numbers of ranks add up gradients in another order: 32-bit sums differ in their last digits.
+    expected = {step: pytest.approx(loss, rel=1e-5) for step, loss in losses(uninterrupted).items()}
     assert list(expected) == [1, 2, 3, 4, 5, 6, 7, 8]
 
     store = Store.create(tmp_path / "store")
     killed = torchrun(4, store, "--steps", "8", "--die-saving", "6")
     assert killed.returncode != 0
     assert "SIGKILL" in killed.stderr
-    # The same ranks do the same arithmetic.
     assert losses(killed) == {step: expected[step] for step in range(1, 7)}
     # The packs of other ranks are there, but no step 6.
     assert [info.step for info in store.steps()] == [2, 4]
@@ -52,8 +52,7 @@ def test_a_run_that_was_killed_while_saving_goes_on_with_fewer_ranks(tmp_path: P
 
     resumed = torchrun(2, store, "--steps", "8")
     assert resumed.returncode == 0, resumed.stderr
-    # Two ranks add up gradients in another order than four: 32-bit sums differ in their last digits.
-    assert losses(resumed) == {step: pytest.approx(expected[step], rel=1e-5) for step in range(5, 9)}
+    assert losses(resumed) == {step: expected[step] for step in range(5, 9)}
     assert [info.step for info in store.steps()] == [2, 4, 6, 8]
     assert [info.writer["world_size"] for info in store.steps()] == [4, 4, 2, 2]
     assert store.verify(deep=True).ok

@@ -15,6 +15,7 @@ from deltackpt.formats.importing.source import CheckpointFile, CheckpointSource,
 from deltackpt.formats.layouts.base import Contents, Layout, by_name
 from deltackpt.formats.layouts.dcp_folder import DCP, OLMO_CORE, TORCHTITAN
 from deltackpt.formats.layouts.deepspeed import DEEPSPEED
+from deltackpt.formats.layouts.fsdp_folder import ACCELERATE, LIGHTNING_SHARDED
 from deltackpt.formats.layouts.huggingface import HF_MODEL, HF_TRAINER
 from deltackpt.formats.layouts.olmo import OLMO_SHARDED, OLMO_UNSHARDED
 from deltackpt.formats.layouts.single import named_file, single_file
@@ -23,7 +24,8 @@ __all__ = ["LAYOUTS", "Found", "Skipped", "discover"]
 
 # The first that fits is taken.
 LAYOUTS: Final[tuple[Layout, ...]] = (
-    *(OLMO_UNSHARDED, OLMO_CORE, OLMO_SHARDED, HF_TRAINER, DEEPSPEED, TORCHTITAN, HF_MODEL, DCP),
+    *(OLMO_UNSHARDED, OLMO_CORE, OLMO_SHARDED, HF_TRAINER, DEEPSPEED, TORCHTITAN, ACCELERATE, LIGHTNING_SHARDED),
+    *(HF_MODEL, DCP),
 )
 
 _UNFINISHED: Final = re.compile(r".*-tmp|tmp-.*|.*\.tmp|.*\.partial|\.tmp.*")
