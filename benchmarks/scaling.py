@@ -1,0 +1,262 @@
+"""How time and memory grow with the size of a state and the number of steps, and what that means for large runs.
+
+    python -m benchmarks.scaling [--quick | --full] [--json scaling.json] [--doc docs/scaling.md]
+
+Every size is measured in a process of its own, on a synthetic AdamW state whose elements all change a little, saved
+into a folder and compared when it is loaded. Seconds are of the processor. Histories have real manifests and objects of
+a few bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import pickle
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.distributed.checkpoint.metadata import MetadataIndex
+
+from benchmarks import listing
+from benchmarks.scaling_model import MODELS, Constants, fit_power, scale_to
+from deltackpt.api import Store
+from deltackpt.backend.memory import MemoryBackend
+from deltackpt.dcp.results import write_results
+from deltackpt.pipeline.save import default_threads
+from deltackpt.store.base_cache import BaseCache
+from deltackpt.store.opened import create_store
+from deltackpt.store.options import StoreOptions
+from deltackpt.testing.arrays import Stored, commit, load_step, save_step, split, state_bytes, write_step
+
+__all__ = ["FULL", "QUICK", "TINY", "Settings", "SizeRow", "StepsRow", "main", "measure"]
+
+# Elements of the shards that metadata is measured on: few, as of a tensor over many ranks.
+_SHARD = 512
+_RANKS = (8, 64, 512, 4096, 16384)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured: states of so many bytes, and stores of so many steps."""
+
+    sizes: tuple[int, ...]
+    steps: tuple[int, ...]
+    entries: int
+
+
+FULL = Settings((10**7, 3 * 10**7, 10**8, 3 * 10**8, 10**9), (10, 100, 1000, 10_000), 300)
+QUICK = Settings((10**7, 3 * 10**7, 10**8), (10, 100, 1000), 300)
+TINY = Settings((10**5, 3 * 10**5), (4, 40), 5)
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRow:
+    """One size of state. Seconds of CPU, and bytes of memory beyond the state itself.
+
+    Attributes:
+        raw: bytes of the state.
+        key_bytes, delta_bytes: what a key step and a delta step added.
+    """
+
+    raw: int
+    key_bytes: int
+    delta_bytes: int
+    save_key: float
+    save_delta: float
+    load: float
+    save_memory: int
+    load_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepsRow:
+    """One number of steps: seconds of CPU of listing them and of looking for garbage, and their manifests' bytes."""
+
+    steps: int
+    manifest_bytes: int
+    log: float
+    gc: float
+
+
+def _state(raw: int, drift: float) -> dict[str, Stored]:
+    """Weights and moments of about ``raw`` bytes; the moments of two steps are unrelated."""
+    random = np.random.default_rng(0)
+    elements = raw // 12
+    rows = max(1, elements // 256)
+    weight = random.standard_normal((rows, 256), dtype=np.float32)
+    if drift:
+        random = np.random.default_rng(1)
+        weight += drift * random.standard_normal(weight.shape, dtype=np.float32)
+
+    def moment(scale: float) -> NDArray[np.float32]:
+        return scale * random.standard_normal(weight.shape, dtype=np.float32) ** 2
+
+    return {
+        "model.w": Stored(weight),
+        "optim.state.w.exp_avg": Stored(moment(1e-3), artifact="optim", role="exp_avg"),
+        "optim.state.w.exp_avg_sq": Stored(moment(1e-6), artifact="optim", role="exp_avg_sq"),
+    }
+
+
+def _peak() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _measure_size(raw: int) -> SizeRow:
+    threads = default_threads()
+    with tempfile.TemporaryDirectory(prefix="deltackpt-scaling-") as folder:
+        store = Store.create(Path(folder, "store"), chain="previous").opened
+        cache = BaseCache(0)
+        seconds, stored = [], []
+        before = saved = 0
+        state: dict[str, Stored] = {}
+        for step, drift in enumerate((0.0, 1e-4)):
+            state.clear()
+            gc.collect()
+            state = _state(raw, drift)
+            before = max(before, _peak())
+            begun = time.process_time()
+            header = save_step(store, state, step=step, threads=threads, cache=cache, base_memory=2 * raw)
+            seconds.append(time.process_time() - begun)
+            stored.append(header.stored_bytes)
+        saved = _peak()
+        cache.begin_save(0)
+        begun = time.process_time()
+        loaded = load_step(Store.open(Path(folder, "store")).opened, 1, threads=threads)
+        load = time.process_time() - begun
+        peak = _peak()
+        if loaded != state_bytes(state):
+            raise AssertionError(f"a state of {raw} bytes came back changed")
+    return SizeRow(
+        raw=sum(value.array.nbytes for value in state.values()),
+        key_bytes=stored[0],
+        delta_bytes=stored[1],
+        save_key=seconds[0],
+        save_delta=seconds[1],
+        load=load,
+        save_memory=saved - before,
+        load_memory=peak - saved,
+    )
+
+
+def _measure_steps(steps: int, entries: int) -> StepsRow:
+    url = f"memory://scaling-{steps}-{entries}"
+    store = Store.create(url)
+    size = listing.build(store.opened.backend, steps, 16, entries)
+    return StepsRow(
+        steps, size, listing.least(url, lambda s: s.steps()), listing.least(url, lambda s: s.gc(dry_run=True))
+    )
+
+
+def _metadata(writers: int, tensors: int, depth: int) -> tuple[int, int, float]:
+    """Bytes of the manifest and of one index, and seconds of the commit, of the last step of a chain."""
+    store = create_store(MemoryBackend("scaling"), StoreOptions(chain="previous", key_every=1 << 20, max_depth=1 << 20))
+    random = np.random.default_rng(0)
+    shape = (tensors, writers, _SHARD)
+    values = random.integers(0, 1 << 14, shape).astype(np.uint16)
+    manifest = index = 0
+    seconds = 0.0
+    for step in range(depth):
+        values = values + (random.random(shape) < 0.02).astype(np.uint16)
+        state = {
+            f"model.layers.{number}.weight": Stored(array, "bfloat16", split(array.shape, writers))
+            for number, array in enumerate(values)
+        }
+        receipts = write_step(store, state, step=step, writers=writers)
+        begun = time.process_time()
+        header = commit(store, state, receipts, step=step)
+        seconds = time.process_time() - begun
+        if header.depth != step + 1:
+            raise AssertionError("the steps are no chain")
+        found = {info.key: info.size for info in store.backend.list("manifests")}
+        manifest, index = found[max(found)], receipts[0].index_bytes
+    return manifest, index, seconds
+
+
+def measure_constants(rows: Sequence[SizeRow]) -> Constants:
+    """The constants of large runs, from differences of small real stores."""
+    (few, few_index, _), (many, many_index, seconds) = _metadata(4, 64, 2), _metadata(4, 512, 2)
+    (short, _, _), (deep, _, _) = _metadata(16, 16, 2), _metadata(16, 16, 8)
+    store = create_store(MemoryBackend("scaling"), StoreOptions())
+    state = {"w": np.zeros(4, np.float32)}
+    (receipt,) = write_step(store, state, step=0)
+
+    def gathered(items: int) -> int:
+        names = [
+            (MetadataIndex(f"model.layers.{n}.attention.wq.weight", [0, n * 1024], n), 4096, None) for n in range(items)
+        ]
+        return len(pickle.dumps(write_results(names, receipt)))
+
+    last = rows[-1]
+    item = (gathered(1001) - gathered(1)) / 1000
+    return Constants(
+        manifest_block=(many - few) / (4 * 448),
+        manifest_writer=(deep - short) / (16 * 6),
+        index_block=(many_index - few_index) / 448,
+        gather_item=item,
+        gather_rank=gathered(1) - item,
+        stored=last.delta_bytes / last.raw,
+        encode=last.raw / last.save_delta,
+        decode=2 * last.raw / last.load,  # a delta and what it builds on
+        commit_block=seconds / (4 * 512),
+    )
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """All figures, with their fitted exponents."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        sizes = pool.map(_measure_size, settings.sizes, chunksize=1)
+    steps = [_measure_steps(count, settings.entries) for count in settings.steps]
+    constants = measure_constants(sizes)
+    raw = [row.raw for row in sizes]
+    fits = {
+        name: fit_power(raw, [max(1e-6, getattr(row, name)) for row in sizes])
+        for name in ("save_key", "save_delta", "load")
+    }
+    counts = [row.steps for row in steps]
+    fits.update({name: fit_power(counts, [max(1e-6, getattr(row, name)) for row in steps]) for name in ("log", "gc")})
+    return {
+        "sizes": [asdict(row) for row in sizes],
+        "steps": [asdict(row) for row in steps],
+        "fits": {name: {"coefficient": c, "exponent": e} for name, (c, e) in fits.items()},
+        "constants": asdict(constants),
+        "scaled": [asdict(scale_to(model, ranks, constants)) for model in MODELS for ranks in _RANKS],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the page, and write files."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_const", dest="settings", const=QUICK, help="up to 100 MB, 1,000 steps")
+    size.add_argument("--full", action="store_const", dest="settings", const=FULL, help="up to 1 GB, 10,000 steps")
+    size.add_argument("--tiny", action="store_const", dest="settings", const=TINY, help="seconds, to try it out")
+    parser.add_argument("--json", type=Path, help="a file for the figures")
+    parser.add_argument("--doc", type=Path, help="a file for the page")
+    chosen = parser.parse_args(arguments)
+    from benchmarks.scaling_page import render
+
+    found = measure(chosen.settings or QUICK)
+    page = render(found)
+    print(page)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    if chosen.doc is not None:
+        chosen.doc.write_text(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
