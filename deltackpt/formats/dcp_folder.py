@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,5 +119,8 @@ def _write(
     folder: Path,
 ) -> list[Path]:
     writer = FileSystemWriter(folder, single_file_per_rank=True, thread_count=1)
-    save(dict(state), storage_writer=writer, planner=_Planner(source, stored, paths), no_dist=True)
+    with warnings.catch_warnings():
+        # That it saves in one process is what is wanted.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        save(dict(state), storage_writer=writer, planner=_Planner(source, stored, paths), no_dist=True)
     return sorted(path for path in folder.rglob("*") if path.is_file())

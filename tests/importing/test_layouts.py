@@ -262,3 +262,19 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     layouts.olmo(tmp_path, 2)
     with pytest.raises(InvalidArgumentError, match="2 checkpoints"):
         discover([tmp_path], step=3)
+
+
+def test_a_folder_of_dcp_with_the_training_state_beside_it(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    folder = layouts.olmo(tmp_path / "run", 6)
+    assert not store.import_checkpoints([folder]).failed
+    store.step(6).restore(tmp_path / "dcp6", "dcp")
+    (one,) = store.import_checkpoints([tmp_path / "dcp6"], branch="again").steps
+    assert (one.step, one.status, list(one.lacks)) == (6, "imported", [])
+    store.step("again:6").restore(tmp_path / "out", "olmo")
+    model, expected = (torch.load(at / "model.pt", weights_only=True) for at in (tmp_path / "out", folder))
+    assert {name: value.tolist() for name, value in model.items()} == {n: v.tolist() for n, v in expected.items()}
+    optim, expected = (torch.load(at / "optim.pt", weights_only=True) for at in (tmp_path / "out", folder))
+    assert optim["param_groups"] == expected["param_groups"]
+    assert optim["state"].keys() == expected["state"].keys()
+    assert (tmp_path / "out" / "train.pt").read_bytes() == (folder / "train.pt").read_bytes()

@@ -40,7 +40,8 @@ def _lacks_unsharded(contents: Contents) -> list[Lack]:
 
 
 def _is_unsharded(contents: Contents) -> bool:
-    if "config.json" in contents.paths:  # a model in transformers' form
+    # A model in transformers' form, or a folder of DCP with the training state beside it.
+    if "config.json" in contents.paths or ".metadata" in contents.paths:
         return False
     return contents.has(r"(?:model|optim|train)\.pt") or {"model.safetensors", "config.yaml"} <= contents.paths
 
