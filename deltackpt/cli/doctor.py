@@ -11,6 +11,7 @@ from deltackpt.cli.output import Output
 from deltackpt.codec import kernels
 from deltackpt.pipeline.save import default_threads
 from deltackpt.store.base_cache import parse_base_memory
+from deltackpt.text import format_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 
@@ -46,7 +47,7 @@ def command(as_json: JsonOption = False) -> None:
             *((name, found or "not installed") for name, found in versions.items()),
             ("kernels", f"{status.path}: {status.reason}"),
             ("threads", str(default_threads())),
-            ("base memory", f"{memory >> 20} MiB for blocks that the next save builds on"),
+            ("base memory", f"{format_size(memory)} for blocks that the next save builds on"),
         ]
     )
     if status.path == "numpy":

@@ -64,8 +64,9 @@ def command(
 ) -> None:
     """Take in checkpoints as files, byte for byte, in order of their steps.
 
-    What is there already is not imported again. A checkpoint that cannot be imported is listed at the end; the exit
-    code is then that of the first such error.
+    What is there already is not imported again.
+
+    A checkpoint that cannot be imported is listed at the end; the exit code is that of the first such error.
     """
     output = Output(as_json)
     base_memory = parse_size(memory)

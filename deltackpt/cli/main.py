@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -49,13 +49,14 @@ __all__ = ["app", "main", "run"]
 
 _NAME = "deltackpt"
 _DEBUG = "DELTACKPT_DEBUG"
+_SETTINGS: dict[Any, Any] = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name=_NAME,
     help="Keep every checkpoint of a training run for few bytes, and get any of them back exactly.",
     epilog="Example: deltackpt log runs/gpt. Exit codes are in docs/errors.md, the JSON in docs/cli.md.",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
 _COMMANDS = (
     *(init, estimate, import_files, log, show, restore, diff, stats, report, check, copy, eject, watch),
@@ -118,11 +119,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: list[str], session: _Session) -> int:
     try:
-        result = get_command(app).main(args=args, prog_name=_NAME, standalone_mode=False, obj=session)
+        result = _command().main(args=args, prog_name=_NAME, standalone_mode=False, obj=session)
     except SystemExit as ended:  # shell completion, and help into a closed pipe
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     # Newer versions of typer return this instead of raising KeyboardInterrupt.
     return _interrupted() if result == EXIT_INTERRUPTED else result if isinstance(result, int) else 0
+
+
+def _command() -> Any:
+    """The command line; options that take no value show none in the help (typer 0.29 shows ``<bool>``)."""
+    group: Any = get_command(app)
+    for command in (group, *group.commands.values()):
+        for parameter in command.get_params(command.context_class(command, **_SETTINGS)):
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+    return group
 
 
 def _interrupted() -> int:

@@ -11,7 +11,10 @@ __all__ = ["JsonOption", "StepArgument", "StoreArgument"]
 StoreArgument: TypeAlias = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of the store.")]
 
 StepArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="STEP", help="1000, latest, BRANCH:1000 or BRANCH:latest; the branch is main if none.")
+    str,
+    typer.Argument(
+        metavar="STEP", help="1000, latest, tag:NAME, best:METRIC[:min|max] or @2026-06-07; BRANCH:... if not main."
+    ),
 ]
 
 JsonOption: TypeAlias = Annotated[

@@ -57,7 +57,11 @@ def command(
 
 def _share(text: str) -> float:
     """``5%`` as 0.05."""
+    hint = "write a percentage above 0% and up to 100%, such as 5%"
     try:
-        return float(text.strip().removesuffix("%")) / 100
+        share = float(text.strip().removesuffix("%")) / 100
     except ValueError as error:
-        raise InvalidArgumentError(f"{text!r} is not a share", hint="write a percentage, such as 5%") from error
+        raise InvalidArgumentError(f"{text!r} is not a share", hint=hint) from error
+    if not 0 < share <= 1:
+        raise InvalidArgumentError(f"the share of parity cannot be {text!r}", hint=hint)
+    return share

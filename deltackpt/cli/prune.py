@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from deltackpt.cli.output import Output
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.pipeline.prune import PruneReport
 from deltackpt.store.catalog import DEFAULT_BRANCH
+from deltackpt.store.listing import ListedStep, list_steps
 from deltackpt.store.retention import Retention
 from deltackpt.text import count, format_size
 
@@ -60,8 +62,13 @@ def command(
     output = Output(as_json)
     if branch is not None and every_branch:
         raise InvalidArgumentError("--branch and --all exclude each other", hint="give one of them")
+    if not any((keep_last is not None, keep_every is not None, keep_best, keep_within, keep_tag)):
+        raise InvalidArgumentError("no rule says which steps to keep", hint="give at least one, such as --keep-last 3")
     retention = Retention(keep_last, keep_every, keep_best or (), keep_within, keep_tag or ())
     opened = Store.open(store)
+    _check_names(
+        list_steps(opened.opened, None if every_branch else branch or DEFAULT_BRANCH).steps, retention, only or ()
+    )
     with output.progress("manifests") as tick:
         report = opened.prune(
             retention,
@@ -76,6 +83,20 @@ def command(
         output.document({"url": opened.url, **_document(report)})
     else:
         _print(output, report, rebase=rebase)
+
+
+def _check_names(steps: Sequence[ListedStep], retention: Retention, only: Collection[str]) -> None:
+    """Refuse names that no step has: a rule with a misspelt one keeps nothing, and all that it was to keep would go."""
+    metrics = sorted({name for step in steps for name in step.metrics})
+    tags = sorted({name for step in steps for name in step.tags})
+    artifacts = sorted({name for step in steps for name in step.header.artifacts})
+    wanted = [("metric", name, metrics) for name in retention.metrics]
+    wanted += [("tag", name, tags) for name in retention.keep_tag if name != "*"]
+    wanted += [("artifact", name, artifacts) for name in only]
+    for kind, name, known in wanted:
+        if steps and name not in known:
+            there = f"there are {', '.join(known)}" if known else f"no step has any {kind}"
+            raise InvalidArgumentError(f"no step of those to prune has the {kind} {name!r}", hint=there)
 
 
 def _document(report: PruneReport) -> dict[str, object]:
@@ -123,8 +144,9 @@ def _print(output: Output, report: PruneReport, *, rebase: bool) -> None:
         )
         output.line()
     would = "would be " if report.dry_run else ""
+    what = "thinned" if any(step.artifacts is not None for step in report.pruned) else "pruned"
     output.line(
-        f"{count(len(report.pruned), 'step')} {would}pruned, {count(len(report.kept), 'step')} kept; "
+        f"{count(len(report.pruned), 'step')} {would}{what}, {count(len(report.kept), 'step')} kept; "
         f"{format_size(report.freed_bytes)} come free with the next `deltackpt gc`"
     )
     if report.pinned_bytes and not rebase:

@@ -18,6 +18,7 @@ from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import describe
 from deltackpt.cli.options import JsonOption
 from deltackpt.cli.output import Output
+from deltackpt.errors import InvalidArgumentError
 from deltackpt.store.catalog import DEFAULT_BRANCH
 from deltackpt.text import format_size, parse_size
 
@@ -77,6 +78,10 @@ def command(
     """
     output = Output(as_json)
     opened = Store.open(store)
+    if once and not folder.is_dir():
+        raise InvalidArgumentError(
+            "there is no such folder", where=str(folder), hint="check the path; without --once it is waited for"
+        )
     events: list[WatchEvent] = []
 
     def report(event: WatchEvent) -> None:

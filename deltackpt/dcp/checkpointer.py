@@ -308,6 +308,11 @@ class Checkpointer:
         """Start a save, after the one in flight has ended."""
         self.wait()
         saved = saved if self._has_complete else _ALL
+        if hasattr(state, "state_dict"):
+            raise InvalidArgumentError(
+                f"the state is a {type(state).__name__}, not a dict of its parts",
+                hint="name the parts: {'model': model, 'optim': optimizer}",
+            )
         whole = state() if callable(state) else state
         part = self._contents.part(whole, saved)
         self._contents.advance(moment, saved)

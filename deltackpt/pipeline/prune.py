@@ -139,7 +139,10 @@ def prune_store(
         kept=tuple(KeptStep(k.branch, k.step, why, by_step.get(k, 0)) for k, why in sorted(plan.kept.items())),
         pruned=tuple(
             PrunedStep(
-                s.key.branch, s.key.step, s.tags, tuple(sorted(set(only) & set(s.header.artifacts))) if only else None
+                s.key.branch,
+                s.key.step,
+                s.tags if (s.key.branch, s.key.step) in removed else (),
+                tuple(sorted(set(only) & set(s.header.artifacts))) if only else None,
             )
             for s in pruned
         ),

@@ -69,6 +69,11 @@ class Retention:
             )
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that ``keep_best`` goes by."""
+        return tuple(_parse_best(rule)[1] for rule in self.keep_best)
+
+    @property
     def rules(self) -> list[str]:
         """The rules as the command line writes them."""
         found = []

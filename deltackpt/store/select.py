@@ -115,7 +115,9 @@ def _check_name(name: str, records: Sequence[Record]) -> None:
 def _hint(name: str, known: Iterable[str]) -> str:
     plain = [other for other in known if "." not in other]
     close = difflib.get_close_matches(name, plain, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(plain)}"
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are {', '.join(plain)}; texts stand in quotes"
 
 
 def _value(side: Name | Literal, record: Record) -> Metric:

@@ -45,7 +45,7 @@ class YamlFile:
             mark = error.problem_mark or error.context_mark
             self._fail_in(0 if mark is None else mark.line + 1, f"this is not YAML: {error.problem or error.context}")
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            self._fail_in(0, f"this is not YAML: {error}")
+            self._fail_in(0, f"this is not YAML: {' '.join(str(error).split())}")
         if not isinstance(value, dict):
             self._fail_in(1, "a configuration is a mapping of names to values", "for example `key_every: 32`")
         self.values: Mapping[str, Any] = value

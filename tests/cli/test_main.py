@@ -44,6 +44,13 @@ def test_every_command_has_help_with_an_example(module: object) -> None:
     assert "--json" in ran.output
 
 
+def test_options_without_a_value_show_none_in_the_help(cli: Run) -> None:
+    for arguments in (["-h"], ["log", "--help"], ["prune", "-h"]):
+        ran = cli(*arguments)
+        assert ran.code == 0
+        assert "<bool>" not in ran.out
+
+
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: str(module.NAME))
 def test_the_examples_in_help_are_understood(
     module: object, cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -164,6 +164,12 @@ def test_an_optimizer_that_is_saved_less_often_builds_on_its_last_step(store: St
         assert torch.equal(store.step(step).tensor("optim.m"), state(step)["optim"]["m"])
 
 
+def test_a_module_is_no_state(store: Store) -> None:
+    with Checkpointer(store, every(1)) as checkpointer, pytest.raises(InvalidArgumentError, match="name the parts"):
+        checkpointer.step(1, torch.nn.Linear(2, 2))
+    assert store.steps() == []
+
+
 def test_resume_takes_the_newest_step_with_everything(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     with Checkpointer(store, contents={"model": every(2), "optim": every(6)}) as checkpointer:
         for step in range(1, 12):
