@@ -7,7 +7,10 @@ being twice as fast as one, because mapping is serialized within a process.
 
 from __future__ import annotations
 
+import math
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,10 +25,39 @@ Bytes = NDArray[np.uint8]
 _LEAST = 1 << 16
 
 
-class Workspace:
-    """A pool of buffers for one save or load; safe to use from many threads. All is freed with it.
+# A block may be kept for long: its buffer is larger than it by no more than one part in so many.
+_MOST_LARGER = 8
 
-    Who takes a buffer owns it: giving it back is not an obligation, only cheap.
+
+class _Returned(deque[Bytes]):
+    """Buffers of blocks that nobody looks at any more. Appended to without a lock, so at any moment: the garbage
+    collector may run while its own thread holds the one of the pool.
+    """
+
+
+class _Lease:
+    """What the array of a block, and every view of it, keeps alive; its end gives the buffer back.
+
+    As ``__array_interface__`` says (numpy, "The array interface protocol", version 3), an array that is made from an
+    object refers to it for as long as it looks at its memory.
+    """
+
+    def __init__(self, buffer: Bytes, size: int, returned: weakref.ref[_Returned]) -> None:
+        self.__array_interface__ = {**buffer.__array_interface__, "shape": (size,)}
+        self._buffer = buffer
+        self._returned = returned
+
+    def __del__(self) -> None:
+        returned = self._returned()
+        if returned is not None:
+            returned.append(self._buffer)
+
+
+class Workspace:
+    """A pool of buffers; safe to use from many threads. All of it that is not in use is freed with it.
+
+    Who takes a buffer owns it: giving it back is not an obligation, only cheap. The buffer of a block comes back by
+    itself.
 
     Args:
         budget: bytes that the pool keeps at most, beside what is in use.
@@ -35,14 +67,41 @@ class Workspace:
         self._budget = budget
         self._free: list[Bytes] = []
         self._bytes = 0
+        self._returned = _Returned()
         self._lock = threading.Lock()
 
     def take(self, size: int) -> Bytes:
         """A buffer of at least ``size`` bytes, with anything in it."""
+        return self._take(size, math.inf)
+
+    def block(self, size: int) -> Bytes:
+        """An array of ``size`` bytes with anything in it, like a new one: nobody else has its memory before the last
+        view of it is gone, also if that is after the end of the pool.
+        """
         if size < _LEAST:
             return np.empty(size, dtype=np.uint8)
+        buffer = self._take(size, size + size // _MOST_LARGER)
+        return np.asarray(_Lease(buffer, size, weakref.ref(self._returned)))
+
+    def clear(self) -> None:
+        """Free all that is not in use."""
         with self._lock:
-            fitting = [number for number, buffer in enumerate(self._free) if buffer.size >= size]
+            self._returned.clear()
+            self._free.clear()
+            self._bytes = 0
+
+    def _take(self, size: int, most: float) -> Bytes:
+        """A buffer of ``size`` to ``most`` bytes."""
+        if size < _LEAST:
+            return np.empty(size, dtype=np.uint8)
+        while self._returned:
+            try:
+                buffer = self._returned.pop()
+            except IndexError:
+                break
+            self.give(buffer)
+        with self._lock:
+            fitting = [number for number, buffer in enumerate(self._free) if size <= buffer.size <= most]
             if fitting:
                 # Of the smallest the one that was given back last: its bytes may still be in a cache.
                 best = min(reversed(fitting), key=lambda number: self._free[number].size)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deltackpt.codec import Workspace
 from deltackpt.tensor.torch_bridge import check_dense, tensor_bytes
 
 __all__ = ["CHUNK_BYTES", "DeviceCopies", "Lane", "copy_chunks"]
@@ -34,9 +35,9 @@ class Lane(Protocol):
         """The buffer, once it is filled. It stays as it is until it is started again."""
 
 
-def copy_chunks(lane: Lane, source: torch.Tensor, chunk: int = CHUNK_BYTES) -> Bytes:
+def copy_chunks(lane: Lane, source: torch.Tensor, space: Workspace, chunk: int = CHUNK_BYTES) -> Bytes:
     """A private copy of a flat uint8 tensor; the device works on a chunk while the one before is taken."""
-    out = np.empty(source.numel(), dtype=np.uint8)
+    out = space.block(source.numel())
     starts = range(0, out.size, chunk)
 
     def take(number: int) -> None:
@@ -81,9 +82,13 @@ class DeviceCopies:
     """The bytes of tensors, wherever they are, as private copies. One for each save, made by the thread that saves.
 
     What that thread has queued on its current streams until then is waited for; what it queues later is not.
+
+    Args:
+        space: where the memory of the copies comes from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, space: Workspace) -> None:
+        self._space = space
         self._own = _Own()
         self._written: dict[int, torch.cuda.Event] = {}
         if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -103,7 +108,11 @@ class DeviceCopies:
             return self._read_cuda(tensor)
         data = tensor_bytes(tensor, fqn=fqn)
         shared = tensor.device.type == "cpu" and tensor.is_contiguous()
-        return data.copy() if shared else data
+        if not shared:
+            return data
+        out = self._space.block(data.size)
+        out[:] = data
+        return out
 
     def _read_cuda(self, tensor: torch.Tensor) -> Bytes:
         index = tensor.device.index
@@ -112,4 +121,4 @@ class DeviceCopies:
             lane = self._own.lanes[index] = _CudaLane(tensor.device, self._written[index])
         with torch.cuda.stream(lane.stream):
             plain = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().contiguous()
-            return copy_chunks(lane, plain.reshape(-1).view(torch.uint8))
+            return copy_chunks(lane, plain.reshape(-1).view(torch.uint8), self._space)

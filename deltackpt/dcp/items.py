@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributed.checkpoint.planner import ReadItem, SavePlanner, WriteItem, WriteItemType
 
+from deltackpt.codec import Workspace
 from deltackpt.dcp.device import DeviceCopies
 from deltackpt.dcp.entries import OBJECT_DTYPE, chunk_box
 from deltackpt.errors import IncompleteSaveError, InvalidArgumentError, UnsupportedDataError
@@ -28,11 +29,15 @@ Bytes = NDArray[np.uint8]
 
 
 class PlanResolver:
-    """Turns write items into what the pipeline saves. Tensors are asked for one by one, while they are written."""
+    """Turns write items into what the pipeline saves. Tensors are asked for one by one, while they are written.
 
-    def __init__(self, planner: SavePlanner) -> None:
+    Args:
+        space: where the memory of blocks comes from.
+    """
+
+    def __init__(self, planner: SavePlanner, space: Workspace) -> None:
         self._planner = planner
-        self._copies = DeviceCopies()
+        self._copies = DeviceCopies(space)
         # Planners are not written for many threads.
         self._lock = threading.Lock()
 

@@ -254,7 +254,8 @@ class DeltaStorageWriter(StorageWriter):
             return []
         paths = places(plan.planner_data)
         kinds = labels_of(plan)
-        resolver = PlanResolver(planner)
+        cache = shared_cache(self._store.opened.config.id)
+        resolver = PlanResolver(planner, cache.space)
         items, described = [], []
         for write_item in plan.items:
             fqn = write_item.index.fqn
@@ -269,6 +270,6 @@ class DeltaStorageWriter(StorageWriter):
             step=save.key.step,
             writer=save.rank,
             settings=SaveSettings(self._threads, parse_base_memory(self._base_memory)),
-            cache=shared_cache(opened.config.id),
+            cache=cache,
         )
         return write_results(described, receipt)

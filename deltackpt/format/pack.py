@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 from collections.abc import Iterator
@@ -19,20 +18,24 @@ END_MAGIC = b"DKPACKED"
 PACK_HEADER_BYTES = 24
 PACK_FOOTER_BYTES = 16
 
+_LEAST_MEMORY = 1 << 16
+
 
 class PackBuilder:
     """Collects encoded records into the bytes of one pack. Not for several threads at once.
 
     Args:
         pack_id: the 16 bytes that make the pack unlike any other; random by default.
+        memory: where to put the pack together, with anything in it; the pack moves elsewhere where that is too small.
     """
 
-    def __init__(self, pack_id: bytes | None = None) -> None:
+    def __init__(self, pack_id: bytes | None = None, memory: memoryview | None = None) -> None:
         chosen = os.urandom(16) if pack_id is None else pack_id
         if len(chosen) != 16:
             raise InvalidArgumentError(f"a pack's id has 16 bytes, not {len(chosen)}")
-        self._out = io.BytesIO()
-        self._out.write(MAGIC + chosen)
+        self._memory = memoryview(bytearray(_LEAST_MEMORY)) if memory is None else memory
+        self._end = 0
+        self._append(MAGIC + chosen)
         self._count = 0
 
     @property
@@ -43,21 +46,27 @@ class PackBuilder:
     @property
     def size(self) -> int:
         """How many bytes the pack would have if it were finished now."""
-        return self._out.tell() + PACK_FOOTER_BYTES
+        return self._end + PACK_FOOTER_BYTES
 
     def add(self, record: Buffer) -> int:
-        """Append one encoded record and return its offset in the pack."""
-        offset = self._out.tell()
-        self._out.write(record)
+        """Append a copy of one encoded record and return its offset in the pack."""
+        offset = self._end
+        self._append(record)
         self._count += 1
         return offset
 
-    def finish(self) -> bytes:
-        """The pack. The builder holds nothing afterwards and must not be used again."""
-        self._out.write(struct.pack("<Q", self._count) + END_MAGIC)
-        data = self._out.getvalue()
-        self._out.close()
-        return data
+    def finish(self) -> memoryview:
+        """The pack: a view of the memory, as a rule. The builder must not be used again."""
+        self._append(struct.pack("<Q", self._count) + END_MAGIC)
+        return self._memory[: self._end]
+
+    def _append(self, data: Buffer) -> None:
+        start, self._end = self._end, self._end + len(data)
+        if self._end > len(self._memory):
+            grown = memoryview(bytearray(max(2 * len(self._memory), self._end)))
+            grown[:start] = self._memory[:start]
+            self._memory = grown
+        self._memory[start : self._end] = data
 
 
 def walk_pack(data: Buffer, *, source: str) -> Iterator[tuple[int, Record]]:

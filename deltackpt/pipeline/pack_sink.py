@@ -5,6 +5,10 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from deltackpt.backend.base import Backend
 from deltackpt.format.hashing import Buffer, blake3_digest
@@ -14,17 +18,34 @@ from deltackpt.format.pack import PackBuilder
 
 __all__ = ["PackSink"]
 
+Bytes = NDArray[np.uint8]
+
+# Larger packs begin small: nobody knows that they will be filled.
+_MOST_AT_ONCE: Final = 1 << 28
+
 
 @dataclass(slots=True)
 class _Open:
-    """A pack that fills: its number among all packs, and what it holds."""
+    """A pack that fills: its number among all packs, what it holds, and the memory for that."""
 
     number: int
+    artifact: str
     builder: PackBuilder
+    memory: Bytes
+
+
+@dataclass(slots=True)
+class _Leaving:
+    """A pack that is being put."""
+
+    pack: _Open
+    done: Future[PackInfo]
 
 
 class PackSink:
-    """Appends records to packs. In memory are one pack that fills for each artifact, and one that is being put."""
+    """Appends records to packs. In memory are one pack that fills for each artifact, and one that is being put; the
+    next one to be begun takes over its memory.
+    """
 
     def __init__(self, backend: Backend, pack_bytes: int) -> None:
         self._backend = backend
@@ -32,7 +53,8 @@ class PackSink:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltackpt-put")
         self._open: dict[str, _Open] = {}
         self._packs: list[PackInfo | None] = []
-        self._put: Future[None] | None = None
+        self._leaving: _Leaving | None = None
+        self._spare: list[Bytes] = []
 
     def add(self, artifact: str, record: Buffer) -> tuple[int, int]:
         """Append a copy of a record; gives the number of its pack and its offset there."""
@@ -41,8 +63,7 @@ class PackSink:
             self._close(artifact)
             filling = None
         if filling is None:
-            filling = self._open[artifact] = _Open(len(self._packs), PackBuilder())
-            self._packs.append(None)
+            filling = self._open[artifact] = self._begin(artifact)
         return filling.number, filling.builder.add(record)
 
     def finish(self) -> tuple[PackInfo, ...]:
@@ -60,15 +81,26 @@ class PackSink:
     ) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
+    def _begin(self, artifact: str) -> _Open:
+        number = len(self._packs)
+        self._packs.append(None)
+        # Memory that was never touched takes none.
+        memory = self._spare.pop() if self._spare else np.empty(min(self._pack_bytes, _MOST_AT_ONCE), dtype=np.uint8)
+        return _Open(number, artifact, PackBuilder(memory=memory.data), memory)
+
     def _close(self, artifact: str) -> None:
         filled = self._open.pop(artifact)
+        self._wait()
+        self._leaving = _Leaving(filled, self._executor.submit(self._put, filled))
+
+    def _put(self, filled: _Open) -> PackInfo:
         data = filled.builder.finish()
         name = blake3_digest(data)
-        self._packs[filled.number] = PackInfo(name, len(data), artifact)
-        self._wait()
-        self._put = self._executor.submit(self._backend.put, pack_key(name), data)
+        self._backend.put(pack_key(name), data)
+        return PackInfo(name, len(data), filled.artifact)
 
     def _wait(self) -> None:
-        if self._put is not None:
-            self._put.result()
-            self._put = None
+        if self._leaving is not None:
+            gone, self._leaving = self._leaving, None
+            self._packs[gone.pack.number] = gone.done.result()
+            self._spare.append(gone.pack.memory)

@@ -150,6 +150,7 @@ def _write(
         packs = sink.finish()
     if start.chain.distance == 0:
         cache.discard_unused()
+    cache.space.clear()
     used = tuple(view.manifest.header.key for view in start.views)
     index = rows.builder.build(IndexHeader(branch, step, writer, used, announcement.ticket.id), packs)
     data = encode_index(index)

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format import hashing
 from deltackpt.tensor.box import Box
@@ -51,6 +52,10 @@ class _Held:
 
 # Samples of two steps, eight groups of five tensors, 2048 elements of 16 bytes, and as much again for other branches.
 _SAMPLE_BYTES = 8 << 20
+
+
+# Of blocks that are forgotten before their successors come: those of a few groups, while they are in work.
+_SPARE_BYTES = 64 << 20
 
 
 class Samples:
@@ -92,6 +97,7 @@ class BaseCache:
 
     Attributes:
         samples: small parts of blocks that saves went by when they chose their bases.
+        space: where the memory of blocks comes from: that of a base which is forgotten becomes its successor's.
     """
 
     def __init__(self, budget: int) -> None:
@@ -102,6 +108,7 @@ class BaseCache:
         self._hits = self._misses = self._damaged = 0
         self._lock = threading.Lock()
         self.samples = Samples()
+        self.space = Workspace(_SPARE_BYTES)
 
     def begin_save(self, budget: int) -> None:
         """Note that a save starts, and the budget it brings; blocks beyond that are dropped."""

@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from deltackpt import Store
+from deltackpt.codec import Workspace
 from deltackpt.dcp import DeltaStorageWriter
 from deltackpt.dcp.device import CHUNK_BYTES, DeviceCopies, copy_chunks
 from tests.dcp.states import load_state, save_state
@@ -42,7 +43,7 @@ class LateLane:
 def test_chunks_overlap_and_none_is_lost(size: int) -> None:
     source = torch.randint(0, 256, (size,), dtype=torch.uint8)
     lane = LateLane(10)
-    assert copy_chunks(lane, source, chunk=10).tolist() == source.tolist()
+    assert copy_chunks(lane, source, Workspace(), chunk=10).tolist() == source.tolist()
     assert lane.under_way == {}
     assert lane.most == min(2, -(-size // 10))
 
@@ -50,7 +51,7 @@ def test_chunks_overlap_and_none_is_lost(size: int) -> None:
 def test_copies_of_tensors_on_the_cpu_are_private() -> None:
     tensor = torch.arange(12.0).reshape(3, 4)
     for part in (tensor, tensor[1:], tensor.t()):
-        data = DeviceCopies().read(part, fqn="x")
+        data = DeviceCopies(Workspace()).read(part, fqn="x")
         before = data.copy()
         tensor += 1
         assert data.tolist() == before.tolist()

@@ -20,7 +20,7 @@ def pack(encoded: list[bytes]) -> bytes:
     builder = PackBuilder(ID)
     for record in encoded:
         builder.add(record)
-    return builder.finish()
+    return bytes(builder.finish())
 
 
 def walked(data: bytes) -> list[bytes]:
@@ -36,7 +36,7 @@ def test_packs_can_be_walked_without_an_index(drawn: list[Record]) -> None:
         assert builder.count == count
         offsets.append(builder.add(record))
     promised = builder.size
-    data = builder.finish()
+    data = bytes(builder.finish())
     assert len(data) == promised
     assert [offset for offset, _ in walk_pack(data, source=SOURCE)] == offsets
     assert walked(data) == encoded
@@ -47,6 +47,17 @@ def test_packs_can_be_walked_without_an_index(drawn: list[Record]) -> None:
 def test_a_pack_is_laid_out_as_the_format_says() -> None:
     assert pack([RAW, RAW]) == b"DKPACK01" + ID + RAW + RAW + struct.pack("<Q", 2) + b"DKPACKED"
     assert pack([]) == b"DKPACK01" + ID + bytes(8) + b"DKPACKED"
+
+
+@pytest.mark.parametrize("size", [0, 10, 24, 100, 200_000])
+def test_where_a_pack_is_put_together_does_not_matter(size: int) -> None:
+    memory = memoryview(bytearray(b"x" * size))
+    builder = PackBuilder(ID, memory)
+    for _ in range(3):
+        builder.add(RAW)
+    data = builder.finish()
+    assert data == pack([RAW] * 3)
+    assert (data.obj is memory.obj) == (size >= len(data))
 
 
 def test_no_two_packs_are_the_same_object() -> None:

@@ -52,7 +52,7 @@ def pack() -> bytes:
     builder = PackBuilder(PACK_ID)
     for case in cases():
         builder.add(record_of(case))
-    return builder.finish()
+    return bytes(builder.finish())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def objects() -> dict[str, bytes]:
     return {
         "record-raw.bin": encode_record(values.RAW_RECORD),
         "record-tiles.bin": encode_record(values.TILED_RECORD),
-        "pack.bin": builder.finish(),
+        "pack.bin": bytes(builder.finish()),
         "table.bin": encode_table(values.TABLE),
         "index.bin": encode_index(index),
         "manifest.bin": encode_manifest(values.MANIFEST),

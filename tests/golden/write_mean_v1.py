@@ -45,7 +45,7 @@ def mean_pack() -> bytes:
     builder = PackBuilder(PACK_ID)
     for case in mean_cases():
         builder.add(mean_record(case))
-    return builder.finish()
+    return bytes(builder.finish())
 
 
 if __name__ == "__main__":

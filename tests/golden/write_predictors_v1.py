@@ -48,7 +48,7 @@ def predicted_pack() -> bytes:
     builder = PackBuilder(PACK_ID)
     for case in predicted_cases():
         builder.add(predicted_record(case))
-    return builder.finish()
+    return bytes(builder.finish())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,6 +158,26 @@ def test_one_pack_is_put_while_the_next_one_fills() -> None:
         sink.add("a", record(10, 3))
         gate.set()
         assert len(sink.finish()) == 2
+
+
+def test_packs_take_over_the_memory_of_earlier_ones_once_those_are_put() -> None:
+    backend, places = MemoryBackend(), []
+
+    class Watched(MemoryBackend):
+        def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
+            places.append(np.frombuffer(data, np.uint8).ctypes.data)
+            backend.put(key, data)
+
+    with PackSink(Watched(), 4096) as sink:
+        added = [(number, *sink.add("a", record(3000, number))) for number in range(5)]
+        packs = sink.finish()
+    assert len(places) == 5
+    assert len(set(places)) == 2
+    for number, pack, offset in added:
+        data = backend.get(pack_key(packs[pack].name))
+        assert blake3_digest(data) == packs[pack].name
+        stored = record(3000, number)
+        assert data[offset : offset + len(stored)] == stored
 
 
 # Needs

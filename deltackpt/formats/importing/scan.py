@@ -7,13 +7,16 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
+
 from deltackpt.errors import DamagedFileError
 from deltackpt.formats.parsers.found import Check
 from deltackpt.formats.parsers.source import SourceFile
 
 __all__ = ["scan"]
 
-_PIECE: Final = 4 << 20
+# The second hash finds it in a cache of the processor.
+_PIECE: Final = 1 << 20
 
 
 def scan(file: SourceFile, checks: Sequence[Check], progress: Callable[[int], None]) -> str:
@@ -31,9 +34,12 @@ def scan(file: SourceFile, checks: Sequence[Check], progress: Callable[[int], No
     whole = hashlib.sha256()
     waiting = list(reversed(checks))
     crc = 0
+    buffer = np.empty(min(_PIECE, file.size), dtype=np.uint8)
     with file:
         for start in range(0, file.size, _PIECE):
-            piece = file.array(start, min(_PIECE, file.size - start)).data
+            read = buffer[: file.size - start]
+            file.read_into(read, start)
+            piece = read.data
             whole.update(piece)
             while waiting and waiting[-1].start < start + len(piece):
                 check = waiting[-1]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt._version import __version__
+from deltackpt.codec import Workspace
 from deltackpt.errors import DamagedFileError
 from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import Entry, ManifestHeader, Metric
@@ -28,6 +30,9 @@ from deltackpt.tensor.dtypes import by_name
 __all__ = ["tensor_item", "write_step"]
 
 _BYTES: Final = by_name("uint8")
+
+# Files that stay open while they are read block by block: far below the usual limit of 1,024.
+_OPEN_FILES: Final = 128
 
 Bytes = NDArray[np.uint8]
 
@@ -58,11 +63,14 @@ def write_step(
     entries: list[PlannedEntry] = []
     for file in files:
         for tensor in file.tensors:
-            items.append(tensor_item(file.file, tensor, progress))
+            items.append(tensor_item(file.file, tensor, cache.space, progress))
             tensors.setdefault(tensor.named.fqn, []).append(tensor)
         _add_file(file, items, entries, progress)
     entries += [_tensor_entry(parts, store.options.block_elements) for parts in tensors.values()]
-    receipt = write_items(store, items, branch=key.branch, step=key.step, writer=0, settings=settings, cache=cache)
+    with ExitStack() as stack:
+        for file in files[:_OPEN_FILES]:
+            stack.enter_context(file.file)
+        receipt = write_items(store, items, branch=key.branch, step=key.step, writer=0, settings=settings, cache=cache)
     changed = next((file.file.path for file in files if not file.file.is_unchanged()), None)
     if changed is not None:
         withdraw(store, [receipt.pending.id])
@@ -75,10 +83,13 @@ def write_step(
     return commit_step(store, StepDraft(key, entries, metrics, about), [receipt])
 
 
-def tensor_item(file: SourceFile, tensor: NamedRegion, progress: Callable[[int], None]) -> SaveItem:
+def tensor_item(
+    file: SourceFile, tensor: NamedRegion, space: Workspace, progress: Callable[[int], None]
+) -> SaveItem:
     """A tensor of a file as an item of a save.
 
     Args:
+        space: where the memory of blocks comes from.
         progress: called with the number of bytes of each block that was taken from the file.
     """
     region, named, whole = tensor.region, tensor.named, tensor.box
@@ -89,7 +100,8 @@ def tensor_item(file: SourceFile, tensor: NamedRegion, progress: Callable[[int],
         corner = box.relative_to(whole).offsets
         first = sum(offset * stride for offset, stride in zip(corner, strides, strict=True))
         # A block is rows of its shard, one after another in the file.
-        data = file.array(region.start + first * item, box.numel * item)
+        data = space.block(box.numel * item)
+        file.read_into(data, region.start + first * item)
         progress(len(data))
         return data
 

@@ -80,23 +80,35 @@ class SourceFile:
             DamagedFileError: the file ends before that.
             BackendError: it cannot be read.
         """
+        self._check(start, length)
+        data = np.empty(length, dtype=np.uint8)
+        self.read_into(data, start)
+        return data
+
+    def read_into(self, data: NDArray[np.uint8], start: int) -> None:
+        """Fill a contiguous array with the bytes from ``start`` on.
+
+        Raises:
+            DamagedFileError, BackendError: as :meth:`array`.
+        """
+        self._check(start, data.size)
+        descriptor = self._descriptor
+        if descriptor is not None:
+            self._fill(descriptor, data.data, start)
+            return
+        descriptor = self._open()
+        try:
+            self._fill(descriptor, data.data, start)
+        finally:
+            os.close(descriptor)
+
+    def _check(self, start: int, length: int) -> None:
         if start < 0 or length < 0 or start + length > self.size:
             raise DamagedFileError(
                 f"the file has {self.size} bytes, but something in it is said to lie at {start} to {start + length}",
                 where=str(self.path),
                 hint="the file is truncated or damaged; copy it again",
             )
-        data = np.empty(length, dtype=np.uint8)
-        descriptor = self._descriptor
-        if descriptor is not None:
-            self._fill(descriptor, data.data, start)
-            return data
-        descriptor = self._open()
-        try:
-            self._fill(descriptor, data.data, start)
-        finally:
-            os.close(descriptor)
-        return data
 
     def _fill(self, descriptor: int, view: memoryview, start: int) -> None:
         done = 0
