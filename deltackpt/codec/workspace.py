@@ -7,7 +7,6 @@ being twice as fast as one, because mapping is serialized within a process.
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections import deque
@@ -26,7 +25,9 @@ _LEAST = 1 << 16
 
 
 # A block may be kept for long: its buffer is larger than it by no more than one part in so many.
-_MOST_LARGER = 8
+_BLOCK_SLACK = 8
+# Large buffers are left to those who need them: none is taken for a use that needs less than one part in so many of it.
+_LEAST_USED = 8
 
 
 class _Returned(deque[Bytes]):
@@ -72,7 +73,7 @@ class Workspace:
 
     def take(self, size: int) -> Bytes:
         """A buffer of at least ``size`` bytes, with anything in it."""
-        return self._take(size, math.inf)
+        return self._take(size, _LEAST_USED * size)
 
     def block(self, size: int) -> Bytes:
         """An array of ``size`` bytes with anything in it, like a new one: nobody else has its memory before the last
@@ -80,7 +81,7 @@ class Workspace:
         """
         if size < _LEAST:
             return np.empty(size, dtype=np.uint8)
-        buffer = self._take(size, size + size // _MOST_LARGER)
+        buffer = self._take(size, size + size // _BLOCK_SLACK)
         return np.asarray(_Lease(buffer, size, weakref.ref(self._returned)))
 
     def clear(self) -> None:
@@ -90,7 +91,7 @@ class Workspace:
             self._free.clear()
             self._bytes = 0
 
-    def _take(self, size: int, most: float) -> Bytes:
+    def _take(self, size: int, most: int) -> Bytes:
         """A buffer of ``size`` to ``most`` bytes."""
         if size < _LEAST:
             return np.empty(size, dtype=np.uint8)

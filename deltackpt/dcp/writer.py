@@ -263,13 +263,17 @@ class DeltaStorageWriter(StorageWriter):
             items.append(item)
             described.append((write_item.index, item.box.numel * item.dtype.itemsize, encoding))
         opened = self._store.opened
-        receipt = write_items(
-            opened,
-            items,
-            branch=save.key.branch,
-            step=save.key.step,
-            writer=save.rank,
-            settings=SaveSettings(self._threads, parse_base_memory(self._base_memory)),
-            cache=cache,
-        )
+        try:
+            receipt = write_items(
+                opened,
+                items,
+                branch=save.key.branch,
+                step=save.key.step,
+                writer=save.rank,
+                settings=SaveSettings(self._threads, parse_base_memory(self._base_memory)),
+                cache=cache,
+            )
+        finally:
+            # Until the next save the training has more use for it.
+            cache.space.clear()
         return write_results(described, receipt)

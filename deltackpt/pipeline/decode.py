@@ -29,12 +29,17 @@ Bytes = NDArray[np.uint8]
 def decode_one(
     record: Record, bases: dict[bytes, Bytes], *, source: str, offset: int, workspace: Workspace | None = None
 ) -> Bytes:
-    """Decode a record whose needs are given by address, and check the result against the record's own address."""
+    """Decode a record whose needs are given by address, and check the result against the record's own address.
+
+    Args:
+        workspace: where the memory of the block comes from, too.
+    """
     dtype = by_code(record.dtype, where=source, offset=offset)
     inputs = slot_inputs(record.shape, record.needs, bases, source=source)
     encoded = Encoded(record.predictor, record.coder, record.params, memoryview(record.payload))
     size = math.prod(record.shape) * dtype.itemsize
-    data = decode_block(encoded, dtype, size, inputs, source=source, workspace=workspace)
+    out = None if workspace is None else workspace.block(size)
+    data = decode_block(encoded, dtype, size, inputs, source=source, workspace=workspace, out=out)
     if hashing.address(data.data) != record.address:
         raise CorruptObjectError(
             "the decoded block does not have its address",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.backend.base import Backend
+from deltackpt.codec import Workspace
 from deltackpt.format.hashing import Buffer, blake3_digest
 from deltackpt.format.index import PackInfo
 from deltackpt.format.keys import pack_key
@@ -43,18 +44,22 @@ class _Leaving:
 
 
 class PackSink:
-    """Appends records to packs. In memory are one pack that fills for each artifact, and one that is being put; the
-    next one to be begun takes over its memory.
+    """Appends records to packs. In memory are one pack that fills for each artifact, and one that is being put.
+
+    Args:
+        backend: where packs are put.
+        pack_bytes: their size, where no record is larger.
+        workspace: where the memory of a pack comes from, and goes to once it is put.
     """
 
-    def __init__(self, backend: Backend, pack_bytes: int) -> None:
+    def __init__(self, backend: Backend, pack_bytes: int, workspace: Workspace) -> None:
         self._backend = backend
+        self._workspace = workspace
         self._pack_bytes = pack_bytes
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltackpt-put")
         self._open: dict[str, _Open] = {}
         self._packs: list[PackInfo | None] = []
         self._leaving: _Leaving | None = None
-        self._spare: list[Bytes] = []
 
     def add(self, artifact: str, record: Buffer) -> tuple[int, int]:
         """Append a copy of a record; gives the number of its pack and its offset there."""
@@ -85,7 +90,7 @@ class PackSink:
         number = len(self._packs)
         self._packs.append(None)
         # Memory that was never touched takes none.
-        memory = self._spare.pop() if self._spare else np.empty(min(self._pack_bytes, _MOST_AT_ONCE), dtype=np.uint8)
+        memory = self._workspace.take(min(self._pack_bytes, _MOST_AT_ONCE))
         return _Open(number, artifact, PackBuilder(memory=memory.data), memory)
 
     def _close(self, artifact: str) -> None:
@@ -103,4 +108,4 @@ class PackSink:
         if self._leaving is not None:
             gone, self._leaving = self._leaving, None
             self._packs[gone.pack.number] = gone.done.result()
-            self._spare.append(gone.pack.memory)
+            self._workspace.give(gone.pack.memory)

@@ -81,6 +81,10 @@ def write_items(
     Bases are chosen here (by ``choose``, where it is given), from what is visible now. One that turns out to be damaged
     or gone is done without. The writer's announcement stays, for whoever commits to remove.
 
+    Args:
+        cache: blocks of earlier saves, and of this one for later ones; and memory that saves use one after another,
+            which the caller frees after the last one.
+
     Raises:
         BackendError: the store could not be written; nothing of the save is visible.
         IncompleteSaveError: an item gave other bytes than its box has, or the announcement expired.
@@ -106,7 +110,7 @@ def _write(
 ) -> WriterReceipt:
     options = store.options
     codec = CodecOptions(level=options.level)
-    workspace = Workspace()
+    workspace = cache.space
     groups = group_items(items)
     places = sample_groups(groups, options.block_elements) if options.chain == AUTO and choose is None else []
     cache.begin_save(settings.base_memory)
@@ -135,7 +139,7 @@ def _write(
     )
     bases = Bases(store, start.views, cache)
     with (
-        PackSink(store.backend, options.pack_bytes) as sink,
+        PackSink(store.backend, options.pack_bytes, workspace) as sink,
         ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-save") as executor,
     ):
         rows = _Rows(IndexBuilder(), sink, _Keeper(cache, start.chain, places), announcement, workspace)
@@ -150,7 +154,6 @@ def _write(
         packs = sink.finish()
     if start.chain.distance == 0:
         cache.discard_unused()
-    cache.space.clear()
     used = tuple(view.manifest.header.key for view in start.views)
     index = rows.builder.build(IndexHeader(branch, step, writer, used, announcement.ticket.id), packs)
     data = encode_index(index)

@@ -54,10 +54,6 @@ class _Held:
 _SAMPLE_BYTES = 8 << 20
 
 
-# Of blocks that are forgotten before their successors come: those of a few groups, while they are in work.
-_SPARE_BYTES = 64 << 20
-
-
 class Samples:
     """Small boxes of blocks, by the address of the block: the most recently used, up to 8 MiB. Safe to use from many
     threads.
@@ -97,7 +93,8 @@ class BaseCache:
 
     Attributes:
         samples: small parts of blocks that saves went by when they chose their bases.
-        space: where the memory of blocks comes from: that of a base which is forgotten becomes its successor's.
+        space: where saves have memory from: that of a base which is forgotten becomes its successor's. What is free of
+            it stays from save to save until it is cleared.
     """
 
     def __init__(self, budget: int) -> None:
@@ -108,7 +105,7 @@ class BaseCache:
         self._hits = self._misses = self._damaged = 0
         self._lock = threading.Lock()
         self.samples = Samples()
-        self.space = Workspace(_SPARE_BYTES)
+        self.space = Workspace()
 
     def begin_save(self, budget: int) -> None:
         """Note that a save starts, and the budget it brings; blocks beyond that are dropped."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltackpt.backend.memory import MemoryBackend
+from deltackpt.codec import Workspace
 from deltackpt.errors import BackendError
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.keys import pack_key
@@ -91,7 +92,7 @@ def record(size: int, value: int) -> bytes:
 def test_records_lie_where_the_sink_says_in_packs_of_one_artifact() -> None:
     backend = MemoryBackend()
     placed = []
-    with PackSink(backend, 1024) as sink:
+    with PackSink(backend, 1024, Workspace()) as sink:
         for number in range(40):
             data = record(10 * number, number)
             placed.append((("optim", "model")[number >= 25], data, sink.add(("optim", "model")[number >= 25], data)))
@@ -115,10 +116,10 @@ def test_records_lie_where_the_sink_says_in_packs_of_one_artifact() -> None:
 
 def test_an_empty_sink_and_one_record() -> None:
     backend = RecordingBackend(MemoryBackend())
-    with PackSink(backend, 1024) as sink:
+    with PackSink(backend, 1024, Workspace()) as sink:
         assert sink.finish() == ()
     assert backend.operations == ()
-    with PackSink(backend, 1024) as sink:
+    with PackSink(backend, 1024, Workspace()) as sink:
         assert sink.add("a", record(5000, 1)) == (0, 24)
         (pack,) = sink.finish()
     assert pack.size > 5000
@@ -132,11 +133,11 @@ def test_a_failed_put_is_told_at_the_next_pack_or_at_the_end() -> None:
         sink.add("a", record(700, number))
         added.append(number)
 
-    with PackSink(backend, 1024) as sink, pytest.raises(BackendError, match="injected"):
+    with PackSink(backend, 1024, Workspace()) as sink, pytest.raises(BackendError, match="injected"):
         any(map(add, range(100)))
     assert added in ([0, 1, 2], [0, 1, 2, 3])
     backend = FaultyBackend(MemoryBackend(), [Fault("put")])
-    with PackSink(backend, 1024) as sink:
+    with PackSink(backend, 1024, Workspace()) as sink:
         sink.add("a", record(10, 1))
         with pytest.raises(BackendError, match="injected"):
             sink.finish()
@@ -151,7 +152,7 @@ def test_one_pack_is_put_while_the_next_one_fills() -> None:
             assert gate.wait(10)
             super().put(key, data)
 
-    with PackSink(Slow(), 1024) as sink:
+    with PackSink(Slow(), 1024, Workspace()) as sink:
         sink.add("a", record(800, 1))
         sink.add("a", record(800, 2))
         assert entered.wait(10)
@@ -168,7 +169,7 @@ def test_packs_take_over_the_memory_of_earlier_ones_once_those_are_put() -> None
             places.append(np.frombuffer(data, np.uint8).ctypes.data)
             backend.put(key, data)
 
-    with PackSink(Watched(), 4096) as sink:
+    with PackSink(Watched(), 4096, Workspace()) as sink:
         added = [(number, *sink.add("a", record(3000, number))) for number in range(5)]
         packs = sink.finish()
     assert len(places) == 5

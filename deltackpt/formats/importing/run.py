@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltackpt.backend.oserrors import os_errors
+from deltackpt.codec import Workspace
 from deltackpt.errors import (
     BackendError,
     DamagedFileError,
@@ -26,7 +28,7 @@ from deltackpt.formats.importing.step import ExaminedStep, examine_step, fingerp
 from deltackpt.formats.parsers.source import SourceFile
 from deltackpt.formats.recorded import read_infos
 from deltackpt.pipeline.save import SaveSettings
-from deltackpt.store.base_cache import shared_cache
+from deltackpt.store.base_cache import BaseCache, shared_cache
 from deltackpt.store.catalog import VisibleStep, find_place
 from deltackpt.store.opened import OpenStore
 
@@ -90,7 +92,8 @@ def run_import(
     sizes = [_size(source) for source in sources]
     meter = Meter(sum(sizes), changed)
     done: list[ImportedStep] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="deltackpt-examine") as executor:
+    cache = shared_cache(store.config.id)
+    with ThreadPoolExecutor(1, thread_name_prefix="deltackpt-examine") as executor, _freed(cache.space):
 
         def submit(number: int) -> Future[_Prepared] | None:
             if number >= len(sources):
@@ -101,7 +104,7 @@ def run_import(
         for number in range(len(sources)):
             assert ahead is not None
             prepared, ahead = ahead.result(), submit(number + 1)
-            step = _finish(store, prepared, settings, meter)
+            step = _finish(store, prepared, settings, cache, meter)
             done.append(step)
             if finished is not None:
                 finished(step)
@@ -156,7 +159,18 @@ def _same_files(manifest: Manifest, store: OpenStore, examined: ExaminedStep, th
     return held == {file.info.path: file.info.sha256 for file in examined.files}
 
 
-def _finish(store: OpenStore, prepared: _Prepared, settings: ImportSettings, meter: Meter) -> ImportedStep:
+@contextmanager
+def _freed(space: Workspace) -> Iterator[None]:
+    """Free at the end what the steps of an import used one after another."""
+    try:
+        yield
+    finally:
+        space.clear()
+
+
+def _finish(
+    store: OpenStore, prepared: _Prepared, settings: ImportSettings, cache: BaseCache, meter: Meter
+) -> ImportedStep:
     source, present = prepared.source, prepared.present
     failure = prepared.error
     stored = 0
@@ -169,7 +183,7 @@ def _finish(store: OpenStore, prepared: _Prepared, settings: ImportSettings, met
                 prepared.examined,
                 branch=settings.branch,
                 settings=settings.save,
-                cache=shared_cache(store.config.id),
+                cache=cache,
                 progress=meter.advance,
             )
             stored = header.stored_bytes
