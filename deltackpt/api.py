@@ -807,7 +807,7 @@ class Step:
     @property
     def default_format(self) -> str:
         """What :meth:`restore` writes unless told otherwise: ``"original"`` for imported files, else ``"torch"``."""
-        from deltackpt.formats.views import default_format
+        from deltackpt.formats.original import default_format
 
         return default_format(self.manifest)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.api import Store
+from deltackpt.codec import Workspace
 from deltackpt.errors import InvalidArgumentError, StepNotFoundError
 from deltackpt.estimate.state import Checkpoint
 from deltackpt.format.manifest import Manifest
@@ -74,10 +75,13 @@ def _of_files(source: CheckpointSource, notes: list[str]) -> Checkpoint:
         scanned.append(ScannedFile(file.path, opened, parsed, sha256=""))
     names = Names()
     items: list[SaveItem] = []
+    space = Workspace()
     total = 0
     for one, file in zip(settle_parts(scanned), source.files, strict=True):
         named, _, _ = name_regions(one, file.naming, names)
-        items += [tensor_item(one.file, tensor, lambda _: None) for tensor in named if not tensor.region.is_alias]
+        items += [
+            tensor_item(one.file, tensor, space, lambda _: None) for tensor in named if not tensor.region.is_alias
+        ]
         total += one.file.size
     tensors = sum(item.box.numel * item.dtype.itemsize for item in items)
     return Checkpoint(source.folder.name, source.step, items, total - tensors)

@@ -15,11 +15,11 @@ from deltackpt.backend.oserrors import os_errors
 from deltackpt.formats.folder import new_folder
 from deltackpt.formats.image import FileImage
 from deltackpt.formats.image_write import write_images
-from deltackpt.formats.original import original_images
+from deltackpt.formats.original import default_format, original_images
 from deltackpt.formats.recipe import FILE_PREFIX
 from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES
 from deltackpt.formats.source import StepSource
-from deltackpt.formats.views import VIEWS, default_format
+from deltackpt.formats.views import VIEWS
 
 __all__ = ["CACHE_BYTES", "cache_folder", "hf_folder"]
 

@@ -5,6 +5,7 @@ Holds a handful of blocks a thread, however large the files are.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import zlib
@@ -34,8 +35,8 @@ __all__ = ["Sink", "wanted_of", "write_images"]
 # Files that are open at once: far below the usual limit of 1,024.
 _OPEN_FILES: Final = 128
 
-# What is read back at a time for a hash.
-_CHUNK: Final = 4 << 20
+# What is read back at a time for a hash, which finds it in a cache of the processor.
+_CHUNK: Final = 1 << 20
 
 Sink: TypeAlias = "Callable[[int, NDArray[np.uint8]], None]"
 """Takes contiguous bytes, and where they lie among those of a :class:`Stored`. Called from many threads."""
@@ -143,9 +144,16 @@ class _Open:
                 hint="run `deltackpt verify --deep` on the store",
             )
 
-    def _read(self, start: int, length: int) -> Iterator[bytes]:
-        for at in range(start, start + length, _CHUNK):
-            yield os.pread(self.descriptor, min(_CHUNK, start + length - at), at)
+    def _read(self, start: int, length: int) -> Iterator[memoryview]:
+        """The bytes of a range, piece by piece, each in the memory of the one before."""
+        buffer = memoryview(bytearray(min(_CHUNK, length)))
+        at, end = start, start + length
+        while at < end:
+            count = os.preadv(self.descriptor, [buffer[: end - at]], at)
+            if count == 0:
+                raise OSError(errno.EIO, "the file became shorter while it was written")
+            yield buffer[:count]
+            at += count
 
     def _put(self, at: int, data: memoryview) -> None:
         done = 0

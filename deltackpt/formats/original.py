@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from deltackpt.errors import IncompleteStepError, TensorNotFoundError
+from deltackpt.format.manifest import Manifest
 from deltackpt.formats.image import FileImage, Stored
-from deltackpt.formats.recipe import FileInfo
+from deltackpt.formats.recipe import FILE, FileInfo
 from deltackpt.formats.recorded import read_infos, read_structure
 from deltackpt.formats.source import StepSource
 
-__all__ = ["original_images"]
+__all__ = ["default_format", "original_images"]
+
+
+def default_format(manifest: Manifest) -> str:
+    """What a step's own files are: ``original`` where it was imported from files, else ``torch``."""
+    return "original" if any(entry.encoding == FILE for entry in manifest.entries) else "torch"
 
 
 def original_images(source: StepSource, only: str | None = None) -> list[FileImage]:

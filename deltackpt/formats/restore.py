@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from deltackpt.errors import InvalidArgumentError
-from deltackpt.formats.dcp_folder import write_dcp_folder, write_imported_dcp
 from deltackpt.formats.folder import new_folder, refuse_existing
 from deltackpt.formats.image import FileImage
 from deltackpt.formats.image_write import write_images
+from deltackpt.formats.original import default_format, original_images
 from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES
 from deltackpt.formats.source import StepSource
-from deltackpt.formats.views import VIEWS, default_format
 
 __all__ = ["FORMATS", "restore_step"]
 
-FORMATS: Final = (*VIEWS, "dcp")
+FORMATS: Final = ("original", "torch", "olmo", "safetensors", "hf", "dcp")
 """What a step can be restored as."""
 
 
@@ -58,6 +57,7 @@ def restore_step(
         imported = default_format(source.manifest) == "original"
         entries = [] if imported else source.state_entries(only)
         source.check_trust(entries)
+        from deltackpt.formats.dcp_folder import write_dcp_folder, write_imported_dcp
 
         def write(folder: Path) -> list[Path]:
             if imported:
@@ -65,7 +65,7 @@ def restore_step(
             return write_dcp_folder(source, entries, folder)
 
     else:
-        images = VIEWS[name](source, only, max_shard_bytes)
+        images = _images(source, name, only, max_shard_bytes)
 
         def write(folder: Path) -> list[Path]:
             return _write(source, images, folder)
@@ -73,6 +73,15 @@ def restore_step(
     with new_folder(out, force=force) as folder:
         files = [path.relative_to(folder) for path in write(folder)]
     return [out / path for path in files]
+
+
+def _images(source: StepSource, name: str, only: str | None, max_shard_bytes: int) -> list[FileImage]:
+    if name == "original":
+        # Without torch, which takes longer to import than small files to write.
+        return original_images(source, only)
+    from deltackpt.formats.views import VIEWS
+
+    return VIEWS[name](source, only, max_shard_bytes)
 
 
 def _write(source: StepSource, images: list[FileImage], folder: Path) -> list[Path]:

@@ -1,23 +1,28 @@
-"""A step as the formats see it: its entries, its artifacts, and the nested state of each with stored tensors in it."""
+"""A step as the formats see it: its entries, its artifacts, and the nested state of each with stored tensors in it.
+
+torch takes longer to import than small files to restore, and files that were imported need none of it: it is imported
+where a state is built.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from deltackpt.errors import TensorNotFoundError
 from deltackpt.format.manifest import Entry, Manifest
 from deltackpt.formats import nesting
 from deltackpt.formats.image import Stored
-from deltackpt.formats.objects import check_trust
 from deltackpt.formats.recipe import FILE_ROLE
-from deltackpt.formats.state import load_entries
-from deltackpt.formats.torch_image import StoredTensors
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
+
+if TYPE_CHECKING:
+    import torch
+
+    from deltackpt.formats.torch_image import StoredTensors
 
 __all__ = ["StepSource", "stored_tensor"]
 
@@ -60,6 +65,8 @@ class StepSource:
         Raises:
             UntrustedObjectError: one is a pickle, and that is not trusted.
         """
+        from deltackpt.formats.objects import check_trust
+
         for entry in entries:
             if entry.kind == "object":
                 check_trust(entry.encoding, trust_objects=self.trust_objects, fqn=entry.fqn)
@@ -70,6 +77,8 @@ class StepSource:
         Raises:
             UntrustedObjectError: an object is a pickle, and that is not trusted.
         """
+        from deltackpt.formats.state import load_entries
+
         self.check_trust(entries)
         objects = [entry for entry in entries if entry.kind == "object"]
         values = load_entries(

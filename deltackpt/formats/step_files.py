@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from deltackpt.errors import InvalidNameError, UntrustedObjectError
 from deltackpt.errors import TensorNotFoundError as NotFoundError
 from deltackpt.formats.image import FileImage
+from deltackpt.formats.original import default_format
 from deltackpt.formats.source import StepSource
-from deltackpt.formats.views import default_format, file_images
+from deltackpt.formats.views import file_images
 
 __all__ = ["StepFile", "StepFiles"]
 

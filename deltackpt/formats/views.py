@@ -6,30 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from deltackpt.errors import IncompleteStepError, InvalidNameError, TensorNotFoundError
-from deltackpt.format.manifest import Manifest
 from deltackpt.formats.flat_state import flat_tensors, flatten
 from deltackpt.formats.hf_names import to_hf
 from deltackpt.formats.image import FileImage
 from deltackpt.formats.imported import has_order, imported_config, imported_model, imported_state, imported_torch
 from deltackpt.formats.optim_names import by_name
-from deltackpt.formats.original import original_images
-from deltackpt.formats.recipe import FILE, check_path
+from deltackpt.formats.original import default_format, original_images
+from deltackpt.formats.recipe import check_path
 from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES, safetensors_images
 from deltackpt.formats.source import StepSource
 from deltackpt.formats.torch_image import StoredTensors, torch_image
 from deltackpt.formats.yaml_text import to_yaml
 
-__all__ = ["VIEWS", "View", "default_format", "file_images", "part_image"]
+__all__ = ["VIEWS", "View", "file_images", "part_image"]
 
 View = Callable[[StepSource, "str | None", int], "list[FileImage]"]
 """Gives the files of a step, or of one artifact of it; the last argument is where safetensors files are cut."""
 
 _OLMO_PARTS: Final = ("config", "model", "optim", "train")
-
-
-def default_format(manifest: Manifest) -> str:
-    """What a step's own files are: ``original`` where it was imported from files, else ``torch``."""
-    return "original" if any(entry.encoding == FILE for entry in manifest.entries) else "torch"
 
 
 def file_images(source: StepSource, only: str | None = None) -> list[FileImage]:

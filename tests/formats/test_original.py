@@ -6,6 +6,8 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -25,6 +27,8 @@ from deltackpt.errors import (
 from deltackpt.formats import hf_folder
 from deltackpt.formats.image_file import ImageFile
 from deltackpt.formats.recipe import encode_info, parse_info
+from deltackpt.formats.restore import FORMATS
+from deltackpt.formats.views import VIEWS
 from deltackpt.store.opened import OpenStore
 from deltackpt.testing.faults import RecordingBackend
 from tests.dcp.states import new_store, save_state
@@ -51,6 +55,22 @@ def test_files_come_back(make: object, tmp_path: Path) -> None:
         for path in files:
             source = tmp_path / str(step) / path.relative_to(tmp_path / "out" / str(step))
             assert os.stat(path).st_mtime_ns == os.stat(source).st_mtime_ns
+
+
+def test_imported_files_are_restored_without_torch(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    import_folder(store, 1, olmo_folder(tmp_path / "in"))
+    code = (
+        "import sys, deltackpt; "
+        f"deltackpt.Store.open({store.url!r}).step(1).restore({str(tmp_path / 'out')!r}); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "in")
+
+
+def test_every_view_is_a_format() -> None:
+    assert (*VIEWS, "dcp") == FORMATS
 
 
 def test_one_artifact(tmp_path: Path) -> None:

@@ -83,9 +83,7 @@ def write_step(
     return commit_step(store, StepDraft(key, entries, metrics, about), [receipt])
 
 
-def tensor_item(
-    file: SourceFile, tensor: NamedRegion, space: Workspace, progress: Callable[[int], None]
-) -> SaveItem:
+def tensor_item(file: SourceFile, tensor: NamedRegion, space: Workspace, progress: Callable[[int], None]) -> SaveItem:
     """A tensor of a file as an item of a save.
 
     Args:
