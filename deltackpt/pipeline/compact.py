@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from deltackpt.codec import Workspace
 from deltackpt.errors import CommitConflictError, CorruptObjectError
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.index import Index, Location, encode_index, relocate
@@ -131,7 +132,7 @@ def _move(
     old = index.location
     rows = np.flatnonzero(live & _rows_in(index, packs))
     pack, offset = old.pack.copy(), old.offset.copy()
-    with PackSink(store.backend, store.options.pack_bytes) as sink:
+    with PackSink(store.backend, store.options.pack_bytes, Workspace()) as sink:
         for row in rows.tolist():
             source = old.packs[int(old.pack[row])]
             announcement.renew()
