@@ -10,7 +10,6 @@ a few bytes.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import multiprocessing
 import pickle
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
@@ -42,6 +42,8 @@ __all__ = ["FULL", "QUICK", "TINY", "Settings", "SizeRow", "StepsRow", "main", "
 
 # Elements of the shards that metadata is measured on: few, as of a tensor over many ranks.
 _SHARD = 512
+# By which the weights of the key step and of the delta step are moved.
+_DRIFTS = (0.0, 1e-4)
 _RANKS = (8, 64, 512, 4096, 16384)
 
 
@@ -113,41 +115,47 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _measure_size(raw: int) -> SizeRow:
-    threads = default_threads()
-    with tempfile.TemporaryDirectory(prefix="deltackpt-scaling-") as folder:
-        store = Store.create(Path(folder, "store"), chain="previous").opened
-        cache = BaseCache(0)
-        seconds, stored = [], []
-        before = saved = 0
-        state: dict[str, Stored] = {}
-        for step, drift in enumerate((0.0, 1e-4)):
-            state.clear()
-            gc.collect()
-            state = _state(raw, drift)
-            before = max(before, _peak())
-            begun = time.process_time()
-            header = save_step(store, state, step=step, threads=threads, cache=cache, base_memory=2 * raw)
-            seconds.append(time.process_time() - begun)
-            stored.append(header.stored_bytes)
-        saved = _peak()
-        cache.begin_save(0)
+def _save(raw: int, folder: str) -> dict[str, Any]:
+    """Save a key step and a delta step."""
+    threads, cache = default_threads(), BaseCache(0)
+    store = Store.create(folder, chain="previous").opened
+    states = [_state(raw, drift) for drift in _DRIFTS]
+    before = psutil.Process().memory_info().rss
+    seconds, stored = [], []
+    for step, state in enumerate(states):
         begun = time.process_time()
-        loaded = load_step(Store.open(Path(folder, "store")).opened, 1, threads=threads)
-        load = time.process_time() - begun
-        peak = _peak()
-        if loaded != state_bytes(state):
-            raise AssertionError(f"a state of {raw} bytes came back changed")
-    return SizeRow(
-        raw=sum(value.array.nbytes for value in state.values()),
-        key_bytes=stored[0],
-        delta_bytes=stored[1],
-        save_key=seconds[0],
-        save_delta=seconds[1],
-        load=load,
-        save_memory=saved - before,
-        load_memory=peak - saved,
-    )
+        header = save_step(store, state, step=step, threads=threads, cache=cache, base_memory=2 * raw)
+        seconds.append(time.process_time() - begun)
+        stored.append(header.stored_bytes)
+    return {
+        "raw": sum(value.array.nbytes for value in states[0].values()),
+        "key_bytes": stored[0],
+        "delta_bytes": stored[1],
+        "save_key": seconds[0],
+        "save_delta": seconds[1],
+        "save_memory": _peak() - before,
+    }
+
+
+def _load(raw: int, folder: str) -> dict[str, Any]:
+    """Load the delta step, and compare it."""
+    store = Store.open(folder).opened
+    before = psutil.Process().memory_info().rss
+    begun = time.process_time()
+    loaded = load_step(store, 1, threads=default_threads())
+    found = {"load": time.process_time() - begun, "load_memory": _peak() - before}
+    if loaded != state_bytes(_state(raw, _DRIFTS[1])):
+        raise AssertionError(f"a state of {raw} bytes came back changed")
+    return found
+
+
+def _measure_size(raw: int) -> SizeRow:
+    """Each half in a process that did nothing else: the most memory that a process had never falls."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="deltackpt-scaling-") as folder:
+        place = str(Path(folder, "store"))
+        with context.Pool(1, maxtasksperchild=1) as pool:
+            return SizeRow(**pool.apply(_save, (raw, place)), **pool.apply(_load, (raw, place)))
 
 
 def _measure_steps(steps: int, entries: int) -> StepsRow:
@@ -215,9 +223,7 @@ def measure_constants(rows: Sequence[SizeRow]) -> Constants:
 
 def measure(settings: Settings) -> dict[str, Any]:
     """All figures, with their fitted exponents."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        sizes = pool.map(_measure_size, settings.sizes, chunksize=1)
+    sizes = [_measure_size(raw) for raw in settings.sizes]
     steps = [_measure_steps(count, settings.entries) for count in settings.steps]
     constants = measure_constants(sizes)
     raw = [row.raw for row in sizes]

@@ -82,8 +82,9 @@ are said to be projected.
 ## The size of a state
 
 Synthetic AdamW states in float32 whose elements all change a little. Seconds are of the processor, over all threads;
-memory is what the process took beyond the state (a save keeps base blocks for the next one, a load holds the loaded
-state itself).
+memory is the most that the process took. For a save that is beyond the state: base blocks for the next save, as much as
+the state and, while they change, up to twice that; and up to 64 MiB for each pack that fills or is being put. For a
+load the state itself is in it twice, as arrays and as bytes.
 
 {sizes}
 ## The number of steps
