@@ -763,7 +763,7 @@ class Store:
         if settle < 0 or every <= 0 or keep_source < 0:
             raise InvalidArgumentError(
                 f"settle={settle}, every={every} and keep_source={keep_source}",
-                hint="they are not below 0, every above",
+                hint="settle and keep_source are at least 0, every is above 0",
             )
         save = SaveSettings(default_threads() if threads is None else threads, parse_base_memory(base_memory))
         imports = ImportSettings(check_branch(branch), strict, False, remove_source, save)
