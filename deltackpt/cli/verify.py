@@ -133,7 +133,9 @@ def _print(output: Output, deep: bool, report: VerifyReport) -> None:
     output.line(f"checked {', '.join(parts)}")
     if report.unreferenced_bytes:
         unlisted = (
-            "are in no step: left by deleted steps, or by saves that failed or still run" if report.ok else "are in no step that reads"
+            "are in no step: left by deleted steps, or by saves that failed or still run"
+            if report.ok
+            else "are in no step that reads"
         )
         output.line(f"{format_size(report.unreferenced_bytes)} {unlisted}")
     if report.ok:

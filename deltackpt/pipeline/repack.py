@@ -124,9 +124,11 @@ def repack_branch(
     shape = best_shape(len(steps), costs, depth, key_every)
     nodes = plan_tree(len(steps), shape)
     if dry_run:
-        scale = np.mean([h.stored_bytes for h in headers if h.is_key] or [0])
+        # Where pruning left no key step to go by, the samples have to do.
+        keys = [h.stored_bytes for h in headers if h.is_key]
+        scale = 1.0 if costs is None else float(np.mean(keys)) / costs.alone if keys else 1.0
         after = History(
-            int(before.stored_bytes if costs is None else tree_cost(nodes, costs) / costs.alone * scale),
+            int(before.stored_bytes if costs is None else tree_cost(nodes, costs) * scale),
             shape.depth,
             sum(node.is_key for node in nodes),
             0,

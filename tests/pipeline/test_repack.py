@@ -17,6 +17,7 @@ from deltackpt.pipeline.save import SaveSettings
 from deltackpt.pipeline.verify import verify_store
 from deltackpt.store.opened import OpenStore, create_store, open_store
 from deltackpt.store.options import StoreOptions
+from deltackpt.store.retention import Retention
 from deltackpt.testing.arrays import State, Stored, load_manifest, load_step, save_step, split, state_bytes
 from deltackpt.testing.faults import Fault, FaultyBackend, Kind, RecordingBackend
 from tests.pipeline.helpers import check, floats, indexes_of, keys, near
@@ -160,3 +161,10 @@ def test_what_it_cannot_do() -> None:
         with pytest.raises(InvalidArgumentError):
             repack(store, target, **options)
     assert max(s.generation for s in Store(store).steps()) == 1
+
+
+def test_an_estimate_where_pruning_left_no_key_step() -> None:
+    store, _ = history(8, size=64)
+    Store(store).prune(Retention(keep_last=4))
+    assert not any(info.is_key for info in Store(store).steps())
+    assert repack(store, dry_run=True).after.stored_bytes > 0
