@@ -18,7 +18,6 @@ from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import describe
 from deltackpt.cli.options import JsonOption
 from deltackpt.cli.output import Output
-from deltackpt.errors import InvalidArgumentError
 from deltackpt.store.catalog import DEFAULT_BRANCH
 from deltackpt.text import format_size, parse_size
 
@@ -79,9 +78,7 @@ def command(
     output = Output(as_json)
     opened = Store.open(store)
     if once and not folder.is_dir():
-        raise InvalidArgumentError(
-            "there is no such folder", where=str(folder), hint="check the path; without --once it is waited for"
-        )
+        output.error_line("note", f"{folder}: there is no such folder, so there is nothing to take in", "yellow")
     events: list[WatchEvent] = []
 
     def report(event: WatchEvent) -> None:
