@@ -344,7 +344,7 @@ class Failing:
         return self.real(*arguments, **named)
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fsync", "ftruncate", "pread", "open"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "ftruncate", "preadv", "open"])
 def test_a_disk_that_fails_at_any_moment_leaves_what_was_there(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
