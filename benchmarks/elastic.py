@@ -41,7 +41,7 @@ def _save(rank: int, world: int, folder: Path, meeting: Path, steps: list[tuple[
         whole = not isinstance(value, torch.Tensor) or value.ndim == 0
         return value if whole else distribute_tensor(value, mesh, [Shard(0)])
 
-    states = torch.load(folder / "states.pt", weights_only=False)
+    states = torch.load(folder / "states.pt", weights_only=True)
     for name in names:
         for step, number in steps:
             state = torch.utils._pytree.tree_map(sharded, states[number])

@@ -47,7 +47,7 @@ _WRITERS: dict[str, type[DeltaStorageWriter]] = {"as DCP shares out": _AsShared,
 def _save(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{world}", rank=rank, world_size=world)
-    states: list[dict[str, Any]] = torch.load(folder / "states.pt", weights_only=False)
+    states: list[dict[str, Any]] = torch.load(folder / "states.pt", weights_only=True)
     for name, writer in _WRITERS.items():
         url = folder / f"{name} {world}"
         if rank == 0:
