@@ -30,13 +30,21 @@ class Rans:
         """Whether the format defines this coder for such a block."""
         return shape.words > 0 and shape.dtype.word_bytes in (2, 4)
 
-    def survey(self, values: Words, prediction: Prediction, shape: Shape, workspace: Workspace) -> rans.Survey:
-        """What a sample of the block tells, for a choice and for :meth:`encode`."""
+    def survey(
+        self,
+        values: Words,
+        prediction: Prediction,
+        shape: Shape,
+        workspace: Workspace,
+        part: rans.Part | None = None,
+    ) -> rans.Survey:
+        """What a sample of the block, or of some rows, tells, for a choice and for :meth:`encode`."""
         found = kernels.active()
         context = _context(prediction, shape, "encoder")
         if found is not None:
-            return found.survey(values, prediction.values, context, shape.dtype, workspace)
-        return rans.take_survey(values, _values(prediction, shape), context, shape.dtype)
+            return found.survey(values, prediction.values, context, shape.dtype, workspace, part)
+        values, guess, context = _taken(part, values, _values(prediction, shape), context)
+        return rans.take_survey(values, guess, context, shape.dtype)
 
     def row_sizes(
         self,
@@ -74,13 +82,20 @@ class Rans:
         survey: rans.Survey,
         out: NDArray[np.uint8],
         workspace: Workspace,
+        part: rans.Part | None = None,
     ) -> int | None:
-        """The length of the payload at the start of ``out``; None where it would not be shorter than the words."""
+        """The length of the payload at the start of ``out``; None where it would not be shorter than the words.
+
+        Args:
+            survey: of the same words.
+            part: which rows of the block are coded; None for all.
+        """
         found = kernels.active()
         context = _context(prediction, shape, "encoder")
         if found is not None:
-            return found.encode(values, prediction.values, context, shape.dtype, survey, out, workspace)
-        payload = rans.encode(values, _values(prediction, shape), context, shape.dtype, survey)
+            return found.encode(values, prediction.values, context, shape.dtype, survey, out, workspace, part)
+        values, guess, context = _taken(part, values, _values(prediction, shape), context)
+        payload = rans.encode(values, guess, context, shape.dtype, survey)
         if payload is None:
             return None
         out[: len(payload)] = np.frombuffer(payload, np.uint8)
@@ -93,6 +108,7 @@ class Rans:
         shape: Shape,
         out: Words,
         workspace: Workspace,
+        part: rans.Part | None = None,
         *,
         source: str,
     ) -> None:
@@ -101,13 +117,28 @@ class Rans:
         found = kernels.active()
         context = _context(prediction, shape, source)
         if found is not None:
-            found.decode(payload, prediction.values, context, shape.dtype, out, workspace, source=source)
+            found.decode(payload, prediction.values, context, shape.dtype, out, workspace, part, source=source)
+            return
+        _, guess, context = _taken(part, out, _values(prediction, shape), context)
+        words = rans.decode(payload, guess, context, shape.dtype, source=source)
+        if part is None:
+            out[:] = words
         else:
-            out[:] = rans.decode(payload, _values(prediction, shape), context, shape.dtype, source=source)
+            out[part.positions()] = words
 
 
 def _values(prediction: Prediction, shape: Shape) -> Words:
     return np.zeros(shape.words, dtype=shape.dtype.word) if prediction.values is None else prediction.values
+
+
+def _taken(
+    part: rans.Part | None, values: Words, prediction: Words, context: NDArray[np.uint8] | None
+) -> tuple[Words, Words, NDArray[np.uint8] | None]:
+    """The words of a part."""
+    if part is None:
+        return values, prediction, context
+    at = part.positions()
+    return values[at], prediction[at], None if context is None else context[at]
 
 
 def _context(prediction: Prediction, shape: Shape, source: str) -> NDArray[np.uint8] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec.coders.rans import Rans
-from deltackpt.codec.rans import Survey
+from deltackpt.codec.rans import Part, Survey
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Prediction, Shape
 from deltackpt.codec.workspace import Workspace
@@ -98,19 +98,15 @@ class Rows:
         """
         classes = _classes(_RANS.row_sizes(values, prediction, shape, survey, self.row_log2, workspace), class_bits)
         lengths, at = [], _body_at(class_bits, classes.size)
-        with workspace.lend(values.nbytes) as one, workspace.lend(values.nbytes) as other:
-            # Class by class: what is gathered is still in a cache when it is coded.
-            for part in _parts(classes, class_bits, self.row_log2):
-                taken, guess = part.gather(values, one), part.gather_prediction(prediction, other)
-                length: int | None = 0
-                if taken.size:
-                    inner = Shape(shape.dtype, taken.size)
-                    found = _RANS.survey(taken, guess, inner, workspace)
-                    length = _RANS.encode(taken, guess, inner, found, out[at:], workspace)
-                if length is None:
-                    return None
-                lengths.append(length)
-                at += length
+        for part in _parts(classes, class_bits, self.row_log2, shape.words):
+            length: int | None = 0
+            if part.words:
+                found = _RANS.survey(values, prediction, shape, workspace, part)
+                length = _RANS.encode(values, prediction, shape, found, out[at:], workspace, part)
+            if length is None:
+                return None
+            lengths.append(length)
+            at += length
         head = (
             _HEAD.pack(self.row_log2, class_bits)
             + struct.pack(f"<{len(lengths)}I", *lengths)
@@ -140,79 +136,30 @@ class Rows:
             raise TruncatedObjectError("rows payload ends in its classes", where=source)
         lengths = struct.unpack_from(f"<{1 << class_bits}I", payload, _HEAD.size)
         classes = _unpacked(payload[_HEAD.size + 4 * len(lengths) : at], class_bits, rows, source)
-        with workspace.lend(out.nbytes) as one, workspace.lend(out.nbytes) as other:
-            for part, length in zip(_parts(classes, class_bits, row_log2), lengths, strict=True):
-                body = payload[at : at + length]
-                if len(body) < length:
-                    raise TruncatedObjectError("rows payload ends in the words of a class", where=source)
-                size = part.size(shape.words)
-                words = one[: size * out.itemsize].view(out.dtype)
-                if size:
-                    # Rows that an earlier class has put in the prediction's place are not this one's.
-                    guess = part.gather_prediction(prediction, other)
-                    _RANS.decode(body, guess, Shape(shape.dtype, size), words, workspace, source=source)
-                elif length:
-                    raise CorruptObjectError("rows payload: bytes for a class without words", where=source)
-                part.scatter(words, out)
-                at += length
-            if at != len(payload):
-                raise CorruptObjectError(f"rows payload: {len(payload) - at} bytes left over", where=source)
+        for part, length in zip(_parts(classes, class_bits, row_log2, shape.words), lengths, strict=True):
+            body = payload[at : at + length]
+            if len(body) < length:
+                raise TruncatedObjectError("rows payload ends in the words of a class", where=source)
+            if part.words:
+                _RANS.decode(body, prediction, shape, out, workspace, part, source=source)
+            elif length:
+                raise CorruptObjectError("rows payload: bytes for a class without words", where=source)
+            at += length
+        if at != len(payload):
+            raise CorruptObjectError(f"rows payload: {len(payload) - at} bytes left over", where=source)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """A class.
-
-    Attributes:
-        rows: numbers of its rows.
-        count: of all whole rows of the block.
-        row_log2: of the words of a row.
-        last: whether the words after the last whole row are in it.
-    """
-
-    rows: NDArray[np.int64]
-    count: int
-    row_log2: int
-    last: bool
-
-    def size(self, words: int) -> int:
-        """Its words, in a block of so many."""
-        return (self.rows.size << self.row_log2) + (words - (self.count << self.row_log2) if self.last else 0)
-
-    def _table(self, array: Words, count: int) -> Words:
-        return array[: count << self.row_log2].reshape(count, 1 << self.row_log2)
-
-    def gather(self, array: Words, buffer: NDArray[np.uint8]) -> Words:
-        """Its words of ``array``, in ``buffer``."""
-        size, whole = self.rows.size << self.row_log2, self.count << self.row_log2
-        out: Words = buffer[: self.size(array.size) * array.itemsize].view(array.dtype)
-        if size:
-            # Other modes go through a buffer.
-            to = self._table(out, self.rows.size)
-            np.take(self._table(array, self.count), self.rows, axis=0, out=to, mode="clip")
-        if self.last:
-            out[size:] = array[whole:]
-        return out
-
-    def gather_prediction(self, prediction: Prediction, buffer: NDArray[np.uint8]) -> Prediction:
-        values, context = prediction.values, prediction.context
-        return Prediction(
-            None if values is None else self.gather(values, buffer),
-            None if context is None else self.gather(context, np.empty(context.nbytes, np.uint8)),
-        )
-
-    def scatter(self, words: Words, out: Words) -> None:
-        """The inverse of :meth:`gather`."""
-        self._table(out, self.count)[self.rows] = self._table(words, self.rows.size)
-        if self.last:
-            out[self.count << self.row_log2 :] = words[self.rows.size << self.row_log2 :]
-
-
-def _parts(classes: Classes, class_bits: int, row_log2: int) -> list[_Part]:
-    most = (1 << class_bits) - 1
-    return [
-        _Part(np.flatnonzero(classes == number), classes.size, row_log2, number == most) for number in range(most + 1)
-    ]
+def _parts(classes: Classes, class_bits: int, row_log2: int, words: int) -> list[Part]:
+    """The rows of each class. The words after the last whole row are one more row of the last."""
+    count, most = classes.size, (1 << class_bits) - 1
+    rest = words - (count << row_log2)
+    parts = []
+    for number in range(most + 1):
+        rows, more = np.flatnonzero(classes == number).astype(np.uint32), 0
+        if number == most and rest:
+            rows, more = np.append(rows, np.uint32(count)), rest - (1 << row_log2)
+        parts.append(Part(rows, row_log2, (rows.size << row_log2) + more))
+    return parts
 
 
 def _body_at(class_bits: int, rows: int) -> int:

@@ -104,11 +104,12 @@ static int is_constant(const dk_block *block, uint32_t first)
     uint64_t i = 0;
     for (; i + DK_LANES <= block->count; i += DK_LANES) {
         uint32_t other = 0;
-        for (uint64_t k = i; k < i + DK_LANES; k++) other |= residual_at(block, k) ^ first;
+        const uint64_t start = dk_at(block, i);
+        for (uint64_t k = start; k < start + DK_LANES; k++) other |= residual_at(block, k) ^ first;
         if (other) return 0;
     }
     for (; i < block->count; i++)
-        if (residual_at(block, i) != first) return 0;
+        if (residual_at(block, dk_at(block, i)) != first) return 0;
     return 1;
 }
 
@@ -208,7 +209,7 @@ DK_PUBLIC void dk_structure_of(const dk_block *block, dk_structure *structure, d
 DK_PUBLIC int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, uint8_t *out, dk_scratch *scratch)
 {
     variant_functions f = functions_of(variant);
-    uint32_t first = residual_at(block, 0);
+    uint32_t first = residual_at(block, dk_at(block, 0));
     if (is_constant(block, first)) {
         if (block->count < 3) return DK_TOO_LARGE;
         out[0] = METHOD_CONSTANT;
@@ -248,7 +249,8 @@ static int fill_constant(const dk_block *block, const uint8_t *payload, uint64_t
     if (length > 1 + block->word) return DK_TRAILING;
     uint32_t z = 0;
     memcpy(&z, payload + 1, block->word);
-    for (uint64_t i = 0; i < block->count; i++) {
+    for (uint64_t number = 0; number < block->count; number++) {
+        const uint64_t i = dk_at(block, number);
         uint32_t p = dk_prediction(block, i);
         uint32_t r = z >> 1 ^ ((uint32_t)0 - (z & 1)), image = dk_image(p, block->is_float);
         image += block->word == 2 ? r << 16 : r;

@@ -188,11 +188,12 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
     const __m128i room = _mm_cvtsi32_si128((int)(31 - plan->precision)), shift = _mm_cvtsi32_si128((int)plan->shift);
     fill_moves(&m);
     for (uint64_t i = start; i < start + rows * DK_LANES; i += DK_LANES) {
+        const uint64_t from = dk_at(b, i);
         if (e->words_end - e->words < 2 * DK_LANES) return DK_TOO_LARGE;
         for (uint32_t v = 0; v < PER_ROW; v++) {
             uint64_t at = i + VECTOR * v;
             __m256i z, high, more, x = _mm256_loadu_si256((const void *)(e->state + VECTOR * v));
-            __m256i cell = cells(b, &k, at, half, array, &z, &high, &more);
+            __m256i cell = cells(b, &k, from + VECTOR * v, half, array, &z, &high, &more);
             __m256i info = _mm256_i32gather_epi32((const int *)table->info, cell, 4);
             __m256i reciprocal = _mm256_i32gather_epi32((const int *)table->reciprocal, cell, 4);
             put_raw(e, plan->shift, at, z);
@@ -240,11 +241,12 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
     fill_moves(&m);
     for (uint64_t i = start + rows * DK_LANES; i > start;) {
         i -= DK_LANES;
+        const uint64_t from = dk_at(b, i);
         for (uint32_t v = PER_ROW; v-- > 0;) {
-            uint64_t at = i + VECTOR * v;
+            uint64_t at = i + VECTOR * v, here = from + VECTOR * v;
             __m256i x = _mm256_loadu_si256((const void *)(d->state + VECTOR * v));
-            __m256i p = b->prediction ? load(b->prediction, at, half) : zero;
-            __m256i c = context(b, p, at, &k, array);
+            __m256i p = b->prediction ? load(b->prediction, here, half) : zero;
+            __m256i c = context(b, p, here, &k, array);
             __m256i cell = _mm256_add_epi32(_mm256_sll_epi32(c, precision), _mm256_and_si256(x, slots));
             __m256i entry = _mm256_i32gather_epi32((const int *)table, cell, 4);
             __m256i f = _mm256_and_si256(_mm256_srli_epi32(entry, 8), _mm256_set1_epi32(0xfff));
@@ -290,9 +292,9 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
             if (half) r = _mm256_slli_epi32(r, 16);
             __m256i value = from_image(_mm256_add_epi32(image(p, &k), r), &k);
             if (half)
-                _mm_storeu_si128((void *)(out + 2 * at), to_halves(_mm256_srli_epi32(value, 16)));
+                _mm_storeu_si128((void *)(out + 2 * here), to_halves(_mm256_srli_epi32(value, 16)));
             else
-                _mm256_storeu_si256((void *)(out + 4 * at), value);
+                _mm256_storeu_si256((void *)(out + 4 * here), value);
         }
     }
     *given = copy;

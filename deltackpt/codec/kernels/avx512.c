@@ -149,12 +149,13 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
     __m512i state[4];
     for (int v = 0; v < 4; v++) state[v] = _mm512_loadu_si512(e->state + 16 * v);
     for (uint64_t i = start; i < start + rows * DK_LANES; i += DK_LANES) {
+        const uint64_t from = dk_at(b, i);
         if (e->words_end - e->words < 2 * DK_LANES) return DK_TOO_LARGE;
 #pragma GCC unroll 4
         for (int v = 0; v < 4; v++) {
             uint64_t at = i + 16 * (uint64_t)v;
             __m512i z, high, shifts, x = state[v];
-            __m512i cell = cells(b, &k, at, half, array, &z, &high, &shifts);
+            __m512i cell = cells(b, &k, from + 16 * (uint64_t)v, half, array, &z, &high, &shifts);
             __m512i info = _mm512_i32gather_epi32(cell, table->info, 4);
             __m512i reciprocal = _mm512_i32gather_epi32(cell, table->reciprocal, 4);
             put_raw(e, shift, at, z);
@@ -222,11 +223,12 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
     for (int v = 0; v < 4; v++) state[v] = _mm512_loadu_si512(d->state + 16 * v);
     for (uint64_t i = start + rows * DK_LANES; i > start;) {
         i -= DK_LANES;
+        const uint64_t from = dk_at(b, i);
 #pragma GCC unroll 4
         for (int v = 3; v >= 0; v--) {
-            uint64_t at = i + 16 * (uint64_t)v;
-            __m512i x = state[v], p = b->prediction ? load(b->prediction, at, 0) : zero;
-            __m512i c = context(b, p, at, &k, array);
+            uint64_t at = i + 16 * (uint64_t)v, here = from + 16 * (uint64_t)v;
+            __m512i x = state[v], p = b->prediction ? load(b->prediction, here, 0) : zero;
+            __m512i c = context(b, p, here, &k, array);
             __m512i cell = _mm512_add_epi32(_mm512_sll_epi32(c, precision), _mm512_and_si512(x, slots));
             __m512i entry = _mm512_i32gather_epi32(cell, table, 4);
             if (advance(d, &state[v], entry, precision)) return DK_STREAM;
@@ -253,7 +255,7 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
             __m512i sign = _mm512_sub_epi32(zero, _mm512_and_si512(z, one));
             __m512i r = _mm512_xor_si512(_mm512_srli_epi32(z, 1), sign);
             __m512i value = from_image(_mm512_add_epi32(image(p, &k), r), &k);
-            _mm512_storeu_si512(out + 4 * at, value);
+            _mm512_storeu_si512(out + 4 * here, value);
         }
     }
     for (int v = 0; v < 4; v++) _mm512_storeu_si512(d->state + 16 * v, state[v]);
@@ -330,12 +332,13 @@ INLINE int decode_rows_halves(const dk_block *block, const dk_plan *plan, const 
     for (int v = 0; v < 4; v++) state[v] = _mm512_loadu_si512(d->state + 16 * v);
     for (uint64_t i = start + rows * DK_LANES; i > start;) {
         i -= DK_LANES;
+        const uint64_t from = dk_at(b, i);
 #pragma GCC unroll 2
         for (int pair = 1; pair >= 0; pair--) {
-            uint64_t at = i + 32 * (uint64_t)pair;
-            __m512i p = b->prediction ? _mm512_loadu_si512(b->prediction + 2 * at) : zero, key;
+            uint64_t at = i + 32 * (uint64_t)pair, here = from + 32 * (uint64_t)pair;
+            __m512i p = b->prediction ? _mm512_loadu_si512(b->prediction + 2 * here) : zero, key;
             if (array)
-                key = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(b->context + at)));
+                key = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(b->context + here)));
             else
                 key = _mm512_srl_epi16(_mm512_add_epi16(p, p), key_shift);
             __m512i c = _mm512_min_epu16(_mm512_subs_epu16(key, low), last), first = _mm512_sll_epi16(c, precision);
@@ -373,7 +376,7 @@ INLINE int decode_rows_halves(const dk_block *block, const dk_plan *plan, const 
             __m512i sign = _mm512_sub_epi16(zero, _mm512_and_si512(z, one));
             __m512i r = _mm512_xor_si512(_mm512_srli_epi16(z, 1), sign);
             __m512i value = from_image_halves(_mm512_add_epi16(image_halves(p, &k), r), &k);
-            _mm512_storeu_si512(out + 2 * at, value);
+            _mm512_storeu_si512(out + 2 * here, value);
         }
     }
     for (int v = 0; v < 4; v++) _mm512_storeu_si512(d->state + 16 * v, state[v]);

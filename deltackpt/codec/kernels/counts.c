@@ -1,8 +1,9 @@
 /* How often each symbol occurs in each context, in a sample. */
 #include "rans.h"
 
-static uint32_t symbol_index(const dk_block *block, const dk_plan *plan, uint64_t i)
+static uint32_t symbol_index(const dk_block *block, const dk_plan *plan, uint64_t number)
 {
+    const uint64_t i = dk_at(block, number);
     uint32_t p = dk_prediction(block, i), z = dk_residual(dk_load(block->values, i, block->word), p, block);
     uint32_t c = dk_clamp(dk_key(block, i, p, plan->key_shift), plan->low, plan->contexts);
     uint32_t high = z >> (plan->shift + 8 * (plan->extra >> c & 1));
@@ -19,7 +20,7 @@ void dk_count(const dk_block *block, const dk_plan *plan, dk_index_row index_row
     for (uint64_t run = 0; run < runs.runs; run++) {
         uint64_t i = dk_run_start(&runs, run), end = i + runs.length;
         for (; i + DK_LANES <= end; i += DK_LANES) {
-            index_row(block, plan, i, index);
+            index_row(block, plan, dk_at(block, i), index);
             for (uint32_t k = 0; k < DK_LANES; k += DK_TURNS)
                 for (uint32_t t = 0; t < DK_TURNS; t++) turns[t * DK_CELLS + index[k + t]]++;
         }

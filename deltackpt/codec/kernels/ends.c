@@ -43,8 +43,9 @@ int dk_encode_some(const dk_block *block, const dk_plan *plan, const dk_encode_t
 {
     const uint32_t lanes = (1u << plan->lanes_log2) - 1, whole = 1u << plan->precision;
     for (uint64_t i = start; i < start + count; i++) {
-        uint32_t p = dk_prediction(block, i), z = dk_residual(dk_load(block->values, i, block->word), p, block);
-        uint32_t c = dk_clamp(dk_key(block, i, p, plan->key_shift), plan->low, plan->contexts);
+        const uint64_t at = dk_at(block, i);
+        uint32_t p = dk_prediction(block, at), z = dk_residual(dk_load(block->values, at, block->word), p, block);
+        uint32_t c = dk_clamp(dk_key(block, at, p, plan->key_shift), plan->low, plan->contexts);
         uint32_t more = plan->extra >> c & 1, high = z >> (plan->shift + 8 * more);
         uint32_t cell = c << 8 | (high < DK_ESCAPE ? high : DK_ESCAPE);
         uint32_t info = table->info[cell], f = info & 0xfff;
@@ -90,8 +91,9 @@ int dk_decode_some(const dk_block *block, const dk_plan *plan, const uint32_t *t
 {
     const uint32_t lanes = (1u << plan->lanes_log2) - 1, slots = (1u << plan->precision) - 1;
     for (uint64_t i = start + count; i-- > start;) {
-        uint32_t p = dk_prediction(block, i);
-        uint32_t c = dk_clamp(dk_key(block, i, p, plan->key_shift), plan->low, plan->contexts);
+        const uint64_t from = dk_at(block, i);
+        uint32_t p = dk_prediction(block, from);
+        uint32_t c = dk_clamp(dk_key(block, from, p, plan->key_shift), plan->low, plan->contexts);
         uint32_t x = d->state[i & lanes], entry = table[(c << plan->precision) + (x & slots)];
         uint32_t z = get_raw(d, plan->shift, i), at = plan->shift, high = entry & 255;
         x = (entry >> 8 & 0xfff) * (x >> plan->precision) + (entry >> 20);
@@ -114,7 +116,7 @@ int dk_decode_some(const dk_block *block, const dk_plan *plan, const uint32_t *t
             high = 0;
             memcpy(&high, d->escapes, block->word);
         }
-        put_value(block, out, i, z | high << at, p);
+        put_value(block, out, from, z | high << at, p);
     }
     return 0;
 }

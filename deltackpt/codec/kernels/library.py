@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec.rans.layout import Plan, Structure, Survey, key_shift_of
+from deltackpt.codec.rans.part import Part
 from deltackpt.codec.residual import Words
 from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError, DeltackptError, TruncatedObjectError
@@ -63,6 +64,8 @@ class _Block(ctypes.Structure):
         ("word", ctypes.c_uint32),
         ("is_float", ctypes.c_uint32),
         ("key_shift", ctypes.c_uint32),
+        ("rows", ctypes.c_void_p),
+        ("row_log2", ctypes.c_uint32),
     )
 
 
@@ -98,18 +101,26 @@ def _address(array: NDArray[np.generic] | None) -> int | None:
 
 
 def _block(
-    values: Words | None, prediction: Words | None, context: NDArray[np.uint8] | None, count: int, dtype: DType
+    values: Words | None,
+    prediction: Words | None,
+    context: NDArray[np.uint8] | None,
+    count: int,
+    dtype: DType,
+    part: Part | None = None,
 ) -> _Block:
     for array in (values, prediction, context):
         assert array is None or array.size == count
+    assert part is None or part.row_log2 >= 6
     return _Block(
         _address(values),
         _address(prediction),
         _address(context),
-        count,
+        count if part is None else part.words,
         dtype.word_bytes,
         dtype.kind == "float",
         key_shift_of(dtype),
+        None if part is None else _address(part.rows),
+        0 if part is None else part.row_log2,
     )
 
 
@@ -144,9 +155,10 @@ class Kernels:
         context: NDArray[np.uint8] | None,
         dtype: DType,
         workspace: Workspace,
+        part: Part | None = None,
     ) -> Survey:
         """What a sample of at least one word tells."""
-        block, out = _block(values, prediction, context, values.size, dtype), _Survey()
+        block, out = _block(values, prediction, context, values.size, dtype, part), _Survey()
         with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
             self.library.dk_survey_block(ctypes.byref(block), ctypes.byref(out), scratch.ctypes.data)
         plan = Plan(*(getattr(out.plan, name) for name in _PLAN_FIELDS))
@@ -189,16 +201,18 @@ class Kernels:
         survey: Survey,
         out: NDArray[np.uint8],
         workspace: Workspace,
+        part: Part | None = None,
     ) -> int | None:
         """The length of the payload in ``out``, or None where it would not be shorter than the words.
 
         Args:
             survey: of these words.
-            out: :meth:`bound` bytes.
+            out: :meth:`bound` bytes, of the words that are coded.
+            part: which rows are coded; None for all.
         """
-        count, word = values.size, dtype.word_bytes
+        count, word = values.size if part is None else part.words, dtype.word_bytes
         assert out.size >= self.bound(dtype, count)
-        block = _block(values, prediction, context, count, dtype)
+        block = _block(values, prediction, context, values.size, dtype, part)
         given = _given(survey)
         with workspace.lend(self.library.dk_scratch_bytes(count, word)) as scratch:
             length = self.library.dk_encode(
@@ -214,15 +228,16 @@ class Kernels:
         dtype: DType,
         out: Words,
         workspace: Workspace,
+        part: Part | None = None,
         *,
         source: str,
     ) -> None:
-        """Decode into ``out``, which may be the prediction itself.
+        """Decode into ``out``, or into some rows of it; it may be the prediction itself.
 
         Raises:
             CorruptObjectError: the payload is not one that :meth:`encode` wrote.
         """
-        block = _block(None, prediction, context, out.size, dtype)
+        block = _block(None, prediction, context, out.size, dtype, part)
         data = np.frombuffer(payload, dtype=np.uint8)
         with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
             result = self.library.dk_decode(

@@ -167,7 +167,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
         row_symbols r;
         uint8_t *words = e->words;
         if (e->words_end - words < 2 * DK_LANES) return DK_TOO_LARGE;
-        symbols_of_row(&own, plan, &k, at, word, array, &r);
+        symbols_of_row(&own, plan, &k, dk_at(&own, at), word, array, &r);
         put_raw_row(e, shift, at, r.z);
         if (extra) {
             uint8_t *extras = e->extras;
@@ -214,8 +214,9 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
             if (failed) return failed;
             continue;
         }
-        load_row(own.prediction, at, word, prediction);
-        contexts_of_row(&own, at, prediction, &k, array, context);
+        const uint64_t from = dk_at(&own, at);
+        load_row(own.prediction, from, word, prediction);
+        contexts_of_row(&own, from, prediction, &k, array, context);
         get_raw_row(d, shift, at, z);
         const uint8_t *words = d->words;
         uint32_t escaped = 0;
@@ -259,14 +260,14 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
                 const uint32_t low = z[i] & 0xffff, r = low >> 1 ^ (0 - (low & 1));
                 values[i] = (uint16_t)(from_image(image(prediction[i], &k) + (r << 16), &k) >> 16);
             }
-            memcpy(out + 2 * at, values, sizeof values);
+            memcpy(out + 2 * from, values, sizeof values);
         } else {
             uint32_t values[DK_LANES];
             for (int i = 0; i < DK_LANES; i++) {
                 const uint32_t r = z[i] >> 1 ^ (0 - (z[i] & 1));
                 values[i] = from_image(image(prediction[i], &k) + r, &k);
             }
-            memcpy(out + 4 * at, values, sizeof values);
+            memcpy(out + 4 * from, values, sizeof values);
         }
     }
     *given = copy;

@@ -56,6 +56,10 @@ typedef struct {
     uint32_t word;      /* bytes: 2 or 4 */
     uint32_t is_float;  /* image of floats or of integers */
     uint32_t key_shift; /* bits below a prediction's exponent, plus 1 for the sign that is shifted out */
+    /* NULL for all of it, or the numbers of the rows of 2^row_log2 >= 64 words that are meant. Then the arrays are of the
+     * whole block, and count is of the words of these rows, of which the last may be cut short. */
+    const uint32_t *rows;
+    uint32_t row_log2;
 } dk_block;
 
 /* How a block is coded: the header of the payload. */
@@ -199,6 +203,13 @@ static inline uint32_t dk_load(const uint8_t *words, uint64_t i, uint32_t word)
     uint32_t whole;
     memcpy(&whole, words + 4 * i, 4);
     return whole;
+}
+
+/* Where in the block's arrays element i is. From a multiple of 64 on, 64 elements lie one after another. */
+static inline uint64_t dk_at(const dk_block *b, uint64_t i)
+{
+    if (!b->rows) return i;
+    return ((uint64_t)b->rows[i >> b->row_log2] << b->row_log2) + (i & (((uint64_t)1 << b->row_log2) - 1));
 }
 
 static inline uint32_t dk_sign(uint32_t x) { return (uint32_t)0 - (x >> 31); }

@@ -113,32 +113,38 @@ static void choose_window(const uint32_t keys[DK_KEYS], dk_plan *plan)
     }
 }
 
-/* Residuals and keys of the sample. The two loops differ in nothing but constants that a compiler can use. */
+/* Residuals and keys of at most 64 elements that lie one after another. */
+static inline void take_run(const dk_block *block, uint64_t start, uint64_t length, uint32_t key_shift, uint32_t *z,
+                            uint16_t *key)
+{
+    for (uint64_t i = 0; i < length; i++) {
+        uint32_t p = dk_prediction(block, start + i);
+        z[i] = dk_residual(dk_load(block->values, start + i, block->word), p, block);
+        key[i] = (uint16_t)dk_key(block, start + i, p, key_shift);
+    }
+}
+
+/* Residuals and keys of the sample. */
 static uint32_t take_sample(const dk_block *block, uint32_t key_shift, dk_survey_scratch *s)
 {
     uint32_t taken = 0;
     dk_runs runs = dk_sample_runs(block->count, DK_PLAN_SAMPLES);
     dk_block own = *block;
     for (uint64_t run = 0; run < runs.runs; run++) {
-        uint64_t start = dk_run_start(&runs, run);
-        uint32_t *z = s->z + taken;
-        uint16_t *key = s->key + taken;
-        if (own.word == 2) {
-            own.word = 2;
-            for (uint64_t i = 0; i < runs.length; i++) {
-                uint32_t p = dk_prediction(&own, start + i);
-                z[i] = dk_residual(dk_load(own.values, start + i, 2), p, &own);
-                key[i] = (uint16_t)dk_key(&own, start + i, p, key_shift);
+        uint64_t i = dk_run_start(&runs, run), end = i + runs.length;
+        while (i < end) {
+            const uint64_t length = end - i < DK_LANES ? end - i : DK_LANES, start = dk_at(&own, i);
+            /* The two calls differ in nothing but a constant that a compiler can use. */
+            if (own.word == 2) {
+                own.word = 2;
+                take_run(&own, start, length, key_shift, s->z + taken, s->key + taken);
+            } else {
+                own.word = 4;
+                take_run(&own, start, length, key_shift, s->z + taken, s->key + taken);
             }
-        } else {
-            own.word = 4;
-            for (uint64_t i = 0; i < runs.length; i++) {
-                uint32_t p = dk_prediction(&own, start + i);
-                z[i] = dk_residual(dk_load(own.values, start + i, 4), p, &own);
-                key[i] = (uint16_t)dk_key(&own, start + i, p, key_shift);
-            }
+            taken += (uint32_t)length;
+            i += length;
         }
-        taken += (uint32_t)runs.length;
     }
     return taken;
 }
@@ -207,7 +213,7 @@ static uint32_t count_repeats(dk_survey_scratch *s, const dk_block *block)
     uint64_t window = 0;
     uint32_t repeats = 0;
     for (uint64_t i = 0; i < length; i++) {
-        uint64_t at = start + i;
+        uint64_t at = dk_at(block, start + i);
         uint64_t z = dk_residual(dk_load(block->values, at, block->word), dk_prediction(block, at), block);
         window = window << bits | z;
         if (i + 1 < full) continue;
