@@ -2,14 +2,17 @@
 
     python -m benchmarks.olmo_run FOLDER [--checkpoints 12] [--every 20] [--tiny]
 
-The full model has 26 million parameters: with AdamW's moments a checkpoint is 315 MB.
+The full model has 26 million parameters: with AdamW's moments a checkpoint is 316 MB. A run that is there already, in
+whole or in part, is continued from its newest checkpoint, with the same tensors as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import re
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,41 +66,77 @@ def _olmo_name(name: str) -> str:
 
 
 def write_run(folder: Path, *, run: Run = FULL, checkpoints: int = 12, every: int = 20) -> list[Path]:
-    """Train, and write a checkpoint every ``every`` steps. Equal arguments give equal tensors.
+    """Train, and write a checkpoint every ``every`` steps. Equal arguments give equal tensors, also where some of the
+    checkpoints are there from a run that was interrupted.
 
     Returns:
         The checkpoints' folders, in order of steps.
+
+    Raises:
+        ValueError: the folder holds checkpoints of a run with other settings.
     """
+    config = TrainConfig(steps=checkpoints * every, warmup=max(2, every // 2), batch=4)
+    wanted = [_folder_of(folder, (number + 1) * every) for number in range(checkpoints)]
+    done = sum(1 for _ in itertools.takewhile(Path.is_dir, wanted))
+    if done and _settings(run.model, config) != yaml.safe_load((wanted[done - 1] / "config.yaml").read_text()):
+        raise ValueError(f"{wanted[done - 1]} is of a run with other settings; choose another folder")
+    if done == checkpoints:
+        return wanted
     make_deterministic()
     text = read_sources(run.text_bytes)
-    tokens = Tokenizer.train(text, run.model.vocab).encode(text)
-    trainer = Trainer(run.model, TrainConfig(steps=checkpoints * every, warmup=max(2, every // 2), batch=4), tokens)
+    trainer = Trainer(run.model, config, Tokenizer.train(text, run.model.vocab).encode(text))
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    for _ in range(checkpoints):
+    if done:
+        _continue_from(trainer, wanted[done - 1], done * every)
+    for final in wanted[done:]:
         for _ in range(every):
             trainer.train_step()
-        made.append(_write_checkpoint(folder, trainer))
-    return made
+        _write_checkpoint(final, trainer)
+    return wanted
 
 
-def _write_checkpoint(folder: Path, trainer: Trainer) -> Path:
+def _folder_of(folder: Path, step: int) -> Path:
+    return folder / f"step{step}-unsharded"
+
+
+def _settings(model: GPTConfig, config: TrainConfig) -> dict[str, Any]:
+    return {"run_name": "synthetic", "model": asdict(model), "optimizer": asdict(config)}
+
+
+def _names(trainer: Trainer) -> dict[str, str]:
+    """The parameters' names to OLMo's. The output layer is tied to the embedding, and OLMo's state has it once."""
+    return {name: _olmo_name(name) for name, _ in trainer.model.named_parameters()}
+
+
+def _continue_from(trainer: Trainer, checkpoint: Path, step: int) -> None:
+    names = _names(trainer)
+    weights = torch.load(checkpoint / "model.pt", weights_only=True)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            parameter.copy_(weights[names[name]])
+    optim = torch.load(checkpoint / "optim.pt", weights_only=True)
+    numbers = {name: number for number, name in enumerate(n for g in optim["param_groups"] for n in g["params"])}
+    optim["state"] = {numbers[name]: values for name, values in optim["state"].items()}
+    for group in optim["param_groups"]:
+        group["params"] = [numbers[name] for name in group["params"]]
+    trainer.optimizer.load_state_dict(optim)
+    trainer.step = step
+
+
+def _write_checkpoint(final: Path, trainer: Trainer) -> None:
     """As OLMo does: into a ``-tmp`` folder, which is then renamed, and a link to the newest."""
-    final = folder / f"step{trainer.step}-unsharded"
-    made = folder / (final.name + "-tmp")
+    made = final.with_name(final.name + "-tmp")
+    shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
-    # The output layer is tied to the embedding, and OLMo's state has it once.
-    names = {name: _olmo_name(name) for name, _ in trainer.model.named_parameters()}
+    names = _names(trainer)
     torch.save({names[name]: p.detach() for name, p in trainer.model.named_parameters()}, made / "model.pt")
     torch.save(_optimizer_state(trainer, names), made / "optim.pt")
     torch.save(_train_state(trainer), made / "train.pt")
-    settings = {"run_name": "synthetic", "model": asdict(trainer.model_config), "optimizer": asdict(trainer.config)}
-    (made / "config.yaml").write_text(yaml.safe_dump(settings))
+    (made / "config.yaml").write_text(yaml.safe_dump(_settings(trainer.model_config, trainer.config)))
     made.rename(final)
-    link = folder / "latest-unsharded"
+    link = final.with_name("latest-unsharded")
     link.unlink(missing_ok=True)
     link.symlink_to(final.name, target_is_directory=True)
-    return final
 
 
 def _optimizer_state(trainer: Trainer, names: dict[str, str]) -> dict[str, Any]:
@@ -139,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.folder, run=TINY if options.tiny else FULL, checkpoints=options.checkpoints, every=options.every
     )
     size = sum(path.stat().st_size for one in made for path in one.iterdir())
-    print(f"wrote {len(made)} checkpoints, {size / 1e6:.1f} MB, to {options.folder}")
+    print(f"{len(made)} checkpoints, {size / 1e6:.1f} MB, are in {options.folder}")
 
 
 if __name__ == "__main__":
