@@ -69,12 +69,12 @@ codecs: venv ## sizes and speeds of the codec and its peers on a real training r
 	$(BIN)/python -m pip install --quiet -e '.[bench]' -c constraints.txt --build-constraint constraints.txt
 	$(BIN)/python -m benchmarks.codecs
 
-KILLS ?= 2000
+KILLS ?= 3500
 FLIPS ?= 100000
 INPUTS ?= 10000000
 SAVES ?= 2000
 
-crash: venv ## kill savers and collectors 2,000 times (KILLS=), flip 100,000 bits (FLIPS=)
+crash: venv ## kill savers and collectors 3,500 times (KILLS=), flip 100,000 bits (FLIPS=)
 	$(BIN)/python -m tests.reliability.kills --kills $(KILLS)
 	$(BIN)/python -m tests.reliability.bitrot --flips $(FLIPS)
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from deltackpt import Store
 from deltackpt.backend.base import Backend
-from deltackpt.backend.local import LocalBackend
 from deltackpt.backend.memory import MemoryBackend
-from deltackpt.errors import DeltackptError
+from deltackpt.errors import CorruptObjectError, DeltackptError
 from deltackpt.format.keys import INDEXES, MANIFESTS, PACKS, STORE_JSON, pack_key
 from deltackpt.pipeline.chains import chain_of
 from deltackpt.pipeline.verify import VerifyReport, verify_store
@@ -30,7 +28,10 @@ from deltackpt.testing.arrays import load_step, save_step
 from deltackpt.testing.faults import flip_bits
 from tests.reliability.checks import Place, digest, digests
 
-__all__ = ["Flip", "flip_every_byte", "flip_many", "main", "record_map", "small_store"]
+__all__ = ["Flip", "flip_every_byte", "flip_many", "load_entries", "main", "record_map", "small_store"]
+
+# How many entries of a damaged store are loaded, of each batch.
+_LOADED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,11 @@ def record_map(store: OpenStore) -> dict[str, list[tuple[int, int, set[str]]]]:
     return found
 
 
-def flip_many(backend: Backend, count: int, rng: random.Random) -> tuple[int, int]:
+def flip_many(backend: Backend, count: int, rng: random.Random) -> tuple[int, set[str]]:
     """Flip random bits of the packs of a store, all of them, and look once; the store is left damaged.
 
     Returns:
-        How many flips hit a record that some step needs, and how many entries of steps could not be read.
+        How many flips hit a record that some step needs, and the entries of steps, ``BRANCH:STEP FQN``, that they harm.
     """
     store = open_store(backend)
     records = record_map(store)
@@ -126,7 +127,25 @@ def flip_many(backend: Backend, count: int, rng: random.Random) -> tuple[int, in
             backend.put(key, data)
     report = verify_store(open_store(backend), deep=True, threads=2)
     _compare(report, harmed, damage)
-    return hits, len(harmed)
+    return hits, harmed
+
+
+def load_entries(backend: Backend, expected: Mapping[str, bytes], harmed: Set[str]) -> None:
+    """Load entries of a damaged store, each by itself: a harmed one is refused, any other is exact.
+
+    Args:
+        expected: what they held before; keys are ``BRANCH:STEP FQN``.
+    """
+    store = Store(open_store(backend))
+    for name, held in expected.items():
+        step, _, fqn = name.partition(" ")
+        try:
+            found = store.step(step).tensor(fqn).numpy().tobytes()
+        except CorruptObjectError:
+            assert name in harmed, f"{name} is whole and cannot be read"
+        else:
+            assert name not in harmed, f"{name} is damaged and can be read"
+            assert found == held, f"{name} reads as something else"
 
 
 def _compare(report: VerifyReport, harmed: set[str], damage: Mapping[str, object]) -> None:
@@ -156,12 +175,43 @@ def _big_store(backend: Backend) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Flip as often as asked for; print what was found."""
+    """Flip as often as asked for; print what was found, as it is found."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.bitrot", description=__doc__)
     parser.add_argument("--flips", type=int, default=100_000, help="how many bits of a big store to flip in all")
     parser.add_argument("--batch", type=int, default=500, help="how many of them at once")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, metavar="BATCH", help="go on at this batch of a run cut off")
     options = parser.parse_args(arguments)
+    missed = 0 if options.first else _flip_small()
+    whole = MemoryBackend()
+    _big_store(whole)
+    size = sum(info.size for info in whole.list())
+    held = {
+        f"{place[0]}:{place[1]} {fqn}": data
+        for place in digests(open_store(whole))
+        for fqn, data in load_step(open_store(whole), f"{place[0]}:{place[1]}").items()
+    }
+    hits = harmed = loaded = 0
+    for batch in range(options.first, -(-options.flips // options.batch)):
+        backend = MemoryBackend()
+        for info in whole.list():
+            backend.put(info.key, whole.get(info.key))
+        rng = random.Random(batch)
+        found = flip_many(backend, options.batch, rng)
+        chosen = rng.sample(sorted(held), _LOADED)
+        load_entries(backend, {name: held[name] for name in chosen}, found[1])
+        hits, harmed, loaded = hits + found[0], harmed + len(found[1]), loaded + len(chosen)
+        if batch % 10 == 9 or (batch + 1) * options.batch >= options.flips:
+            sys.stdout.write(
+                f"big store of {size} bytes, to batch {batch}: {(batch + 1 - options.first) * options.batch} bits "
+                f"flipped, {options.batch} at a time: {hits} in records that steps need, all reported, with the "
+                f"{harmed} entries of steps that they harm and no other; {loaded} entries loaded, exact or refused\n"
+            )
+            sys.stdout.flush()
+    return missed
+
+
+def _flip_small() -> int:
+    """Flip every byte of a small store; how many flips did harm and were not reported."""
     small = MemoryBackend()
     small_store(small)
     flips = list(flip_every_byte(small, 0x01))
@@ -171,26 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"small store: {len(flips)} bytes flipped, one at a time: {len(flips) - silent} reported, {silent} without any "
         f"effect, {len(missed)} missed\n"
     )
-    rng = random.Random(options.seed)
-    hits = harmed = done = 0
-    with tempfile.TemporaryDirectory() as name:
-        _big_store(LocalBackend(Path(name) / "store", create=True))
-        whole = {
-            info.key: LocalBackend(Path(name) / "store").get(info.key)
-            for info in LocalBackend(Path(name) / "store").list()
-        }
-    while done < options.flips:
-        backend = MemoryBackend()
-        for key, data in whole.items():
-            backend.put(key, data)
-        count = min(options.batch, options.flips - done)
-        found = flip_many(backend, count, rng)
-        done, hits, harmed = done + count, hits + found[0], harmed + found[1]
-    size = sum(map(len, whole.values()))
-    sys.stdout.write(
-        f"big store of {size} bytes: {done} bits flipped, {options.batch} at a time: {hits} in records that steps "
-        f"need, all reported, with the {harmed} entries of steps that they harm and no other\n"
-    )
+    sys.stdout.flush()
     return len(missed)
 
 

@@ -93,8 +93,13 @@ def _with(fix: Callable[[bytearray], object]) -> Forge:
     return forge
 
 
+@cache
+def _table() -> bytes:
+    return (GOLDEN / "format-v1" / "table.bin").read_bytes()
+
+
 def _forge_table(data: bytearray, rng: random.Random) -> bytes:
-    whole = rng.choice(list(_golden("format-v1/table.bin")()))
+    whole = _table()
     if rng.random() < 0.2:
         return bytes(data)
     return inside_frame(whole, lambda raw: mutate(raw, rng, [raw]))
