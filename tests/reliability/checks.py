@@ -64,7 +64,6 @@ def check_store(backend: Backend, possible: Possible, *, next_state: State | Non
         last = max((step for branch, step in found if branch == "main"), default=0)
         save_step(store, next_state, step=last + 1)
         wanted = {**found, ("main", last + 1): digest(state_bytes(next_state))}
-        assert digests(open_store(backend)) == wanted
         collect(open_store(backend), grace=timedelta(0))
         left = verify_store(open_store(backend), deep=False, threads=1)
         assert left.ok, left.problems
