@@ -14,8 +14,9 @@ Example:
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from fsspec.spec import AbstractFileSystem
 
@@ -25,6 +26,23 @@ from deltackpt.errors import InvalidArgumentError, StepNotFoundError, TensorNotF
 __all__ = ["DeltackptFileSystem"]
 
 _SEPARATOR = "!/"
+
+
+def _read_only(what: str, path: object) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"a store is read only as a file system: nothing is {what}",
+        where=str(path),
+        hint="read with mode 'rb'; `deltackpt import` adds steps, `deltackpt prune` and `deltackpt gc` remove them",
+    )
+
+
+def _refusing(what: str) -> Callable[..., NoReturn]:
+    """A method of fsspec that would change something."""
+
+    def refuse(_self: AbstractFileSystem, path: object = "", *_: object, **__: object) -> NoReturn:
+        raise _read_only(what, path)
+
+    return refuse
 
 
 class DeltackptFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -40,6 +58,12 @@ class DeltackptFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
 
     protocol: ClassVar[str] = "deltackpt"
     root_marker = ""
+
+    # What these do in fsspec is to raise an error without a word, or nothing at all.
+    mkdir = makedirs = _refusing("made in it")
+    put_file = pipe_file = touch = _refusing("written")
+    cp_file = mv = _refusing("copied or moved")
+    rm = rm_file = rmdir = _refusing("removed")
 
     def __init__(self, store: str, trust_objects: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -126,9 +150,7 @@ class DeltackptFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> io.BufferedReader:
         if mode != "rb":
-            raise InvalidArgumentError(
-                f"files of a store are read only; not {mode!r}", where=path, hint="use mode='rb'"
-            )
+            raise _read_only(f"opened with mode {mode!r}", path)
         parts = str(self._strip_protocol(path)).split("/")
         try:
             return self._step(parts).open("/".join(parts[2:]), trust_objects=self._trust_objects)

@@ -138,20 +138,20 @@ class Step:
             only: one artifact, such as ``"model"``; nothing else is read.
             force: whether a folder that is there is replaced, with all that is in it.
             trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
-            max_shard_bytes: where safetensors files are cut; by default at 5 GB.
+            max_shard_bytes: where files of ``"safetensors"`` and ``"hf"`` are cut; by default at 5 GB.
 
         Returns:
             The files written.
 
         Raises:
             TensorNotFoundError: the step has no such artifact.
-            InvalidArgumentError: an unknown format, or a folder that must not be replaced.
+            InvalidArgumentError: an unknown format, a size for a format that is not cut, or a folder that must not be
+                replaced.
             IncompleteStepError: the step lacks what the format needs.
             ObjectExistsError: the folder is there, and not ``force``; nothing was written.
             UntrustedObjectError: an object is a pickle, and not ``trust_objects``; nothing was written.
         """
         from deltackpt.formats.restore import restore_step
-        from deltackpt.formats.safetensors_image import MAX_SHARD_BYTES
 
         return restore_step(
             self._source(trust_objects),
@@ -159,7 +159,7 @@ class Step:
             format,
             only=only,
             force=force,
-            max_shard_bytes=MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes,
+            max_shard_bytes=max_shard_bytes,
         )
 
     def check(self, against: str | os.PathLike[str] | Step, *, only: str = "model") -> CheckReport:

@@ -657,7 +657,7 @@ class Store:
         remove_source: bool = False,
         keep_source: int = 1,
         threads: int | None = None,
-        base_memory: int | str = 512 << 20,
+        base_memory: int | str = 384 << 20,
     ) -> Watch:
         """What takes in checkpoints that a trainer writes into a folder, each as it is complete.
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltackpt.api import Store
+from deltackpt.api import Step, Store
 from deltackpt.cli.options import JsonOption, StepArgument, StoreArgument
 from deltackpt.cli.output import Output
-from deltackpt.errors import IncompleteStepError
+from deltackpt.errors import IncompleteStepError, InvalidArgumentError
 from deltackpt.text import count
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def command(
     output = Output(as_json)
     opened = Store.open(store)
     found = opened.step(step)
-    report = found.check(against if Path(against).exists() else opened.step(against), only=only)
+    report = found.check(against if Path(against).exists() else _other_step(opened, against), only=only)
     name = f"{found.key.branch}:{found.key.step}"
     if output.json:
         output.document(
@@ -73,6 +73,18 @@ def command(
             output.line(warning, "bold red")
     if not report.ok:
         raise typer.Exit(IncompleteStepError.exit_code)
+
+
+def _other_step(store: Store, against: str) -> Step:
+    try:
+        return store.step(against)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(
+            "there is no such file or folder, and it is not how a step is written",
+            where=against,
+            hint="name a config.yaml or config.json, a file or folder of weights, a folder of DCP, or a step of the "
+            "store (1000, latest, BRANCH:1000, tag:NAME)",
+        ) from error
 
 
 def _print(output: Output, name: str, report: CheckReport) -> None:

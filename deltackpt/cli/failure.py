@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from deltackpt.errors import (
     CorruptObjectError,
     DeltackptError,
     MissingObjectError,
-    ObjectExistsError,
     TransientBackendError,
     UnknownVersionError,
     UntrustedObjectError,
@@ -27,11 +27,14 @@ _EXIT_UNEXPECTED = 1
 
 _DAMAGE_HINT = "run `deltackpt verify STORE --deep` to see which steps and tensors this concerns; others can be read"
 
-# In place of hints that speak of arguments in Python.
+# In place of hints that speak of what the command line has no option for.
 _OPTION_HINTS: dict[type[DeltackptError], str] = {
-    ObjectExistsError: "choose another folder, or pass --force",
     UntrustedObjectError: "if you trust whoever wrote the store, pass --trust-objects",
 }
+
+# Arguments in Python (`force=True`, `only='model'`, `max_shard_bytes=`), as hints have them, are options here.
+_ARGUMENT = re.compile(r"\b([a-z]+(?:_[a-z]+)*)=(?:True\b|'([^']*)'|(\d+)\b|(?=[ ;,]|$))")
+_RENAMED = {"max_shard_bytes": "max-shard-size", "base_memory": "memory", "threads": "workers"}
 
 # What to do about errors that do not say so themselves; the first class that fits. docs/errors.md says more.
 _HINTS: tuple[tuple[type[DeltackptError], str], ...] = (
@@ -90,10 +93,17 @@ def describe(error: BaseException) -> Failure:
 def _hint(error: DeltackptError) -> str | None:
     if type(error) in _OPTION_HINTS and "=True" in (error.hint or ""):
         return _OPTION_HINTS[type(error)]
-    if isinstance(error, (CorruptObjectError, MissingObjectError)) and "deltackpt verify" not in (error.hint or ""):
+    hint = None if error.hint is None else _ARGUMENT.sub(_as_option, error.hint)
+    if isinstance(error, (CorruptObjectError, MissingObjectError)) and "deltackpt verify" not in (hint or ""):
         # Hints of backends name a likely cause.
-        return "; ".join(filter(None, [error.hint, _DAMAGE_HINT]))
-    return error.hint or next((hint for cls, hint in _HINTS if isinstance(error, cls)), None)
+        return "; ".join(filter(None, [hint, _DAMAGE_HINT]))
+    return hint or next((hint for cls, hint in _HINTS if isinstance(error, cls)), None)
+
+
+def _as_option(found: re.Match[str]) -> str:
+    name = _RENAMED.get(found[1], found[1].replace("_", "-"))
+    value = found[2] or found[3]
+    return f"--{name} {value}" if value else f"--{name}"
 
 
 def _describe_usage(error: Any) -> Failure:

@@ -10,7 +10,15 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import describe
-from deltackpt.cli.options import JsonOption
+from deltackpt.cli.options import (
+    DEFAULT_MEMORY,
+    BranchOption,
+    IntoOption,
+    JsonOption,
+    MemoryOption,
+    PatternOption,
+    WorkersOption,
+)
 from deltackpt.cli.output import Output
 from deltackpt.store.catalog import DEFAULT_BRANCH
 from deltackpt.text import count, format_size, parse_size
@@ -30,14 +38,9 @@ def command(
     sources: Annotated[
         list[Path], typer.Argument(metavar="SOURCE...", help="Files and folders: checkpoints, or folders of many.")
     ],
-    store: Annotated[str, typer.Option("--store", metavar="STORE", help="Path or URL of the store.")],
-    branch: Annotated[
-        str, typer.Option("--branch", metavar="NAME", help="The line of steps to add to.")
-    ] = DEFAULT_BRANCH,
-    pattern: Annotated[
-        str | None,
-        typer.Option("--pattern", metavar="PATH", help="Which paths in SOURCE are checkpoints: 'ckpt_{step}.pt'."),
-    ] = None,
+    store: IntoOption,
+    branch: BranchOption = DEFAULT_BRANCH,
+    pattern: PatternOption = None,
     step: Annotated[
         int | None, typer.Option("--step", metavar="N", min=0, help="The step of the only checkpoint.")
     ] = None,
@@ -53,12 +56,8 @@ def command(
             "--as-bytes", metavar="PATH", help="Keep these files as bytes, whatever they are; may be repeated."
         ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="How many threads work; one a core by default.")
-    ] = None,
-    memory: Annotated[
-        str, typer.Option("--memory", metavar="SIZE", help="For blocks that the next step is predicted from.")
-    ] = "384MiB",
+    workers: WorkersOption = None,
+    memory: MemoryOption = DEFAULT_MEMORY,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be imported.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,7 +6,20 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["JsonOption", "StepArgument", "StoreArgument"]
+__all__ = [
+    "DEFAULT_MEMORY",
+    "BranchOption",
+    "IntoOption",
+    "JsonOption",
+    "MemoryOption",
+    "PatternOption",
+    "StepArgument",
+    "StoreArgument",
+    "WorkersOption",
+]
+
+DEFAULT_MEMORY = "384MiB"
+"""Of :data:`MemoryOption`."""
 
 StoreArgument: TypeAlias = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of the store.")]
 
@@ -19,4 +32,25 @@ StepArgument: TypeAlias = Annotated[
 
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Write one JSON document to standard output instead of text.")
+]
+
+BranchOption: TypeAlias = Annotated[str, typer.Option("--branch", metavar="NAME", help="The line of steps to add to.")]
+
+IntoOption: TypeAlias = Annotated[str, typer.Option("--store", metavar="STORE", help="Path or URL of the store.")]
+
+PatternOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="PATH",
+        help="Which paths in there are checkpoints: 'ckpt_{step}.pt'.",
+    ),
+]
+
+WorkersOption: TypeAlias = Annotated[
+    int | None, typer.Option("--workers", metavar="N", min=1, help="How many threads work; one a core by default.")
+]
+
+MemoryOption: TypeAlias = Annotated[
+    str, typer.Option("--memory", metavar="SIZE", help="For blocks that the next step is predicted from.")
 ]

@@ -46,7 +46,11 @@ def command(
     ] = False,
     max_shard_size: Annotated[
         str | None,
-        typer.Option("--max-shard-size", metavar="SIZE", help="Cut safetensors files at this size, such as 2GB."),
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            help="Where to cut files of safetensors and hf; 5GB if not given.",
+        ),
     ] = None,
     trust_objects: Annotated[
         bool,

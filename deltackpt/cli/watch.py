@@ -16,7 +16,15 @@ import typer
 from deltackpt.api import Store
 from deltackpt.cli.documents import error_document
 from deltackpt.cli.failure import describe
-from deltackpt.cli.options import JsonOption
+from deltackpt.cli.options import (
+    DEFAULT_MEMORY,
+    BranchOption,
+    IntoOption,
+    JsonOption,
+    MemoryOption,
+    PatternOption,
+    WorkersOption,
+)
 from deltackpt.cli.output import Output
 from deltackpt.store.catalog import DEFAULT_BRANCH
 from deltackpt.text import format_size, parse_size
@@ -40,14 +48,9 @@ class RemoveSource(str, Enum):
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that the trainer writes to.")],
-    store: Annotated[str, typer.Option("--store", metavar="STORE", help="Path or URL of the store.")],
-    branch: Annotated[
-        str, typer.Option("--branch", metavar="NAME", help="The line of steps to add to.")
-    ] = DEFAULT_BRANCH,
-    pattern: Annotated[
-        str | None,
-        typer.Option("--pattern", metavar="PATH", help="Which paths in DIR are checkpoints: 'ckpt_{step}.pt'."),
-    ] = None,
+    store: IntoOption,
+    branch: BranchOption = DEFAULT_BRANCH,
+    pattern: PatternOption = None,
     settle: Annotated[
         float, typer.Option("--settle", metavar="SECONDS", help="For so long no file of a checkpoint must change.")
     ] = 30.0,
@@ -60,12 +63,8 @@ def command(
     keep_source: Annotated[
         int, typer.Option("--keep-source", metavar="N", min=0, help="Of these, keep the newest N.")
     ] = 1,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="How many threads work; one a core by default.")
-    ] = None,
-    memory: Annotated[
-        str, typer.Option("--memory", metavar="SIZE", help="For blocks that the next step is predicted from.")
-    ] = "512MiB",
+    workers: WorkersOption = None,
+    memory: MemoryOption = DEFAULT_MEMORY,
     once: Annotated[
         bool, typer.Option("--once", help="Take in what is there now, as if nobody wrote to it any more, and end.")
     ] = False,

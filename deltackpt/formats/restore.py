@@ -19,6 +19,9 @@ __all__ = ["FORMATS", "restore_step"]
 FORMATS: Final = ("original", "torch", "olmo", "safetensors", "hf", "dcp")
 """What a step can be restored as."""
 
+CUT_FORMATS: Final = ("safetensors", "hf")
+"""Those whose files are cut at a size."""
+
 
 def restore_step(
     source: StepSource,
@@ -27,20 +30,21 @@ def restore_step(
     *,
     only: str | None = None,
     force: bool = False,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int | None = None,
 ) -> list[Path]:
     """Write a step, or one artifact of it, to the folder ``out``, which appears whole or not at all.
 
     Args:
         file_format: one of ``FORMATS``; None for ``original`` where the step was imported from files, else ``torch``.
         force: whether a folder that is there is replaced, with all that is in it.
-        max_shard_bytes: where safetensors files are cut.
+        max_shard_bytes: where safetensors files are cut; None for 5 GB. Other formats have no such files.
 
     Returns:
         The files written.
 
     Raises:
-        InvalidArgumentError: an unknown format, or a folder that must not be replaced.
+        InvalidArgumentError: an unknown format, a size for a format that is not cut, or a folder that must not be
+            replaced.
         ObjectExistsError: the folder is there, and not ``force``; nothing was written.
         TensorNotFoundError: the step has no artifact called ``only``.
         UnsupportedDataError, IncompleteStepError: the step cannot be written in this format.
@@ -49,7 +53,12 @@ def restore_step(
     name = file_format or default_format(source.manifest)
     if name not in FORMATS:
         raise InvalidArgumentError(f"unknown format {name!r}", hint=f"known formats: {', '.join(FORMATS)}")
-    if max_shard_bytes < 1:
+    if max_shard_bytes is not None and name not in CUT_FORMATS:
+        raise InvalidArgumentError(
+            f"files of the format {name} are not cut",
+            hint=f"max_shard_bytes= goes with the formats {' and '.join(CUT_FORMATS)} only; leave it out",
+        )
+    if max_shard_bytes is not None and max_shard_bytes < 1:
         raise InvalidArgumentError(f"max_shard_bytes must be at least 1, not {max_shard_bytes}")
     refuse_existing(out, force=force)
     write: Callable[[Path], list[Path]]
@@ -65,7 +74,7 @@ def restore_step(
             return write_dcp_folder(source, entries, folder)
 
     else:
-        images = _images(source, name, only, max_shard_bytes)
+        images = _images(source, name, only, MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes)
 
         def write(folder: Path) -> list[Path]:
             return _write(source, images, folder)

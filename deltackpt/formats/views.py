@@ -133,7 +133,7 @@ def _hf(source: StepSource, only: str | None, max_shard_bytes: int) -> list[File
     stored = StoredTensors()
     if only not in (None, "model"):
         raise TensorNotFoundError(
-            f"the format hf holds a model, not the artifact {only!r}", hint="leave only= out, or choose another format"
+            f"the format hf holds a model, not the artifact {only!r}", hint="leave out only=, or choose another format"
         )
     if _is_imported(source):
         parts: dict[str, object] = {"model": imported_model(source, stored), "config": imported_config(source)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from deltackpt.errors import StepNotFoundError
+from deltackpt.errors import InvalidArgumentError, StepNotFoundError
 from deltackpt.format.keys import StepKey, check_branch
 from deltackpt.store.catalog import find_step
 from deltackpt.store.opened import OpenStore
@@ -27,7 +27,7 @@ def find_steps(store: OpenStore, specs: Iterable[int | str] | None, branch: str 
 
     Raises:
         StepNotFoundError: there is none of them.
-        InvalidArgumentError: that is not how a step is written.
+        InvalidArgumentError: that is not how a step is written, or a range ends before it begins.
     """
     if specs is None:
         keys = [step.key for step in visible_steps(store, branch)]
@@ -42,6 +42,10 @@ def find_steps(store: OpenStore, specs: Iterable[int | str] | None, branch: str 
             continue
         line = check_branch(between["branch"] or branch or DEFAULT_BRANCH)
         first, last = int(between["first"] or 0), int(between["last"] or 10**12)
+        if last < first:
+            raise InvalidArgumentError(
+                f"the range {spec} ends before it begins", hint=f"write the lower number first: {last}..{first}"
+            )
         inside = [s.key for s in visible_steps(store, line) if first <= s.key.step <= last]
         if not inside:
             raise StepNotFoundError(f"branch {line} has no steps in {spec}", where=store.url)

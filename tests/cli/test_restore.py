@@ -11,9 +11,10 @@ import yaml
 from deltackpt import Store
 from deltackpt.backend.base import Backend
 from deltackpt.backend.memory import MemoryBackend
+from deltackpt.cli.failure import describe
 from deltackpt.cli.main import main
 from deltackpt.cli.watched import WatchedBackend
-from deltackpt.errors import MissingObjectError
+from deltackpt.errors import InvalidArgumentError, MissingObjectError
 from deltackpt.testing.backend_conformance import BackendConformance
 from deltackpt.text import format_size
 from tests.cli.helpers import Run, Terminal, flip, make_state, pack_of, save
@@ -176,3 +177,44 @@ def test_a_pickle_is_loaded_only_if_asked(cli: Run, tmp_path: Path) -> None:
     assert ran.code == 0
     found = torch.load(tmp_path / "all" / "train.pt", weights_only=False)
     assert type(found["odd"]).__name__ == "Unusual"
+
+
+@pytest.mark.parametrize("file_format", ["torch", "dcp"])
+def test_a_size_for_a_format_that_is_not_cut_is_refused(
+    cli: Run, saved_store: Path, tmp_path: Path, file_format: str
+) -> None:
+    out = tmp_path / "out"
+    ran = cli("restore", saved_store, "200", "--out", out, "--format", file_format, "--max-shard-size", "1MB")
+    assert ran.code == 2
+    assert f"files of the format {file_format} are not cut" in ran.err
+    assert "--max-shard-size goes with the formats safetensors and hf only" in ran.err
+    assert not out.exists()
+
+
+def test_hints_name_options(cli: Run, saved_store: Path, tmp_path: Path) -> None:
+    ran = cli("restore", saved_store, "200", "--out", tmp_path / "out", "--format", "hf", "--only", "optim")
+    assert "leave out --only, or" in ran.err
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    ran = cli("restore", saved_store, "200", "--out", tmp_path / "there")
+    assert "choose another folder, or pass --force" in ran.err
+
+
+def test_arguments_in_hints_become_options() -> None:
+    hint = "use only='model', overwrite=True, keep_last=3, max_shard_bytes= or a=b"
+    found = describe(InvalidArgumentError("no", hint=hint)).hint
+    assert found == "use --only model, --overwrite, --keep-last 3, --max-shard-size or a=b"
+
+
+def test_a_range_of_steps_that_ends_before_it_begins(cli: Run, saved_store: Path, tmp_path: Path) -> None:
+    ran = cli("copy", saved_store, tmp_path / "copy", "--steps", "300..200")
+    assert ran.code == 2
+    assert "the range 300..200 ends before it begins" in ran.err
+    assert "200..300" in ran.err
+
+
+def test_nothing_to_check_against(cli: Run, saved_store: Path) -> None:
+    ran = cli("check", saved_store, "200", "--against", "nothere.yaml")
+    assert ran.code == 2
+    assert "nothere.yaml: there is no such file or folder, and it is not how a step is written" in ran.err
+    assert "config.yaml" in ran.err

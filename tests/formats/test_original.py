@@ -8,7 +8,9 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -226,6 +228,28 @@ def test_a_file_system_of_steps(shelf: Store, tmp_path: Path) -> None:
     assert abs(fs.modified("main/1000/config.json").timestamp() - stamp) < 1e-3
     with pytest.raises(InvalidArgumentError, match="read only"):
         fs.open("main/1000/config.json", "wb")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fs: fs.rm("main/1000/config.json"),
+        lambda fs: fs.rm("main", recursive=True),
+        lambda fs: fs.mkdir("main/3000"),
+        lambda fs: fs.makedirs("main/3000", exist_ok=True),
+        lambda fs: fs.mv("main/1000/config.json", "main/1000/other.json"),
+        lambda fs: fs.copy("main/1000/config.json", "main/1000/other.json"),
+        lambda fs: fs.put(__file__, "main/1000/other.py"),
+        lambda fs: fs.pipe("main/1000/other.json", b"{}"),
+        lambda fs: fs.touch("main/1000/other.json"),
+    ],
+)
+def test_what_would_change_a_store_is_refused(shelf: Store, tmp_path: Path, change: Callable[[Any], None]) -> None:
+    fs = fsspec.filesystem("deltackpt", store=str(tmp_path / "store"))
+    before = contents(tmp_path / "store")
+    with pytest.raises(InvalidArgumentError, match="read only"):
+        change(fs)
+    assert contents(tmp_path / "store") == before
 
 
 def test_urls(shelf: Store, tmp_path: Path) -> None:
