@@ -35,13 +35,14 @@ def check(values: Words, prediction: Words | None, context: Context, dtype: DTyp
     payload = reference_payload(values, guess, context, dtype)
     survey = rans.take_survey(values, guess, context, dtype)
     structure = rans.take_structure(values, guess, dtype)
-    rows = rans.row_sizes(values, guess, context, dtype, survey.plan, 6)
+    classes = [rans.sort_rows(values, guess, context, dtype, survey, 6, bits) for bits in (1, 2)]
     for kernels in KERNELS:
         assert kernel_payload(kernels, values, prediction, context, dtype) == payload, kernels.variant
         assert kernels.survey(values, prediction, context, dtype, Workspace()) == survey
         assert kernels.structure(values, prediction, dtype, Workspace()) == structure
-        sizes = kernels.row_sizes(values, prediction, context, dtype, survey, 6, Workspace())
-        assert sizes.tolist() == rows.tolist()
+        for bits, expected in enumerate(classes, start=1):
+            found = kernels.sort_rows(values, prediction, context, dtype, survey, 6, bits, Workspace())
+            assert found.tolist() == expected.tolist(), kernels.variant
     if payload is None:
         return None
     assert len(payload) < values.nbytes

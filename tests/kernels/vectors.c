@@ -13,6 +13,8 @@ uint64_t dk_bound(uint64_t count, uint32_t word);
 uint64_t dk_scratch_bytes(uint64_t count, uint32_t word);
 void dk_survey_block(const dk_block *block, dk_survey *survey, dk_scratch *scratch);
 void dk_structure_of(const dk_block *block, dk_structure *structure, dk_scratch *scratch);
+void dk_sort_rows(int variant, const dk_block *block, const dk_survey *survey, uint32_t row_log2, uint32_t class_bits,
+                  uint8_t *classes, dk_scratch *scratch);
 int64_t dk_encode(int variant, const dk_block *block, const dk_survey *survey, uint8_t *out, dk_scratch *scratch);
 int dk_decode(int variant, const dk_block *block, const uint8_t *payload, uint64_t length, uint8_t *out,
               dk_scratch *scratch);
@@ -86,8 +88,14 @@ static void one_block(int variant, uint32_t number)
     dk_structure structure;
     seed = number;
     fill(number, values, base, context, count, word);
-    dk_block block = {values,         number % 7 ? base : NULL, number % 3 ? NULL : context, count, word,
-                      number % 4 > 0, 8 * word - 8};
+    dk_block block = {.values = values,
+                      .prediction = number % 7 ? base : NULL,
+                      .context = number % 3 ? NULL : context,
+                      .count = count,
+                      .word = word,
+                      .is_float = number % 4 > 0,
+                      .key_shift = 8 * word - 8,
+                      .whole = count};
     dk_structure_of(&block, &structure, scratch);
     dk_survey_block(&block, &survey, scratch);
     int64_t length = dk_encode(variant, &block, &survey, payload, scratch);
@@ -100,8 +108,32 @@ static void one_block(int variant, uint32_t number)
         if (result || memcmp(out, values, word * count)) printf(" THAT DO NOT COME BACK");
         printf(" %016llx", (unsigned long long)hash(payload, (size_t)length));
     }
+    block.values = values;
+    const uint32_t rows = count >> 6;
+    uint8_t *classes = buffer(rows);
+    uint32_t *members = buffer((rows + 1) * sizeof *members), taken = 0;
+    dk_sort_rows(variant, &block, &survey, 6, 2, classes, scratch);
+    for (uint32_t r = 0; r < rows; r++)
+        if (classes[r] == 3) members[taken++] = r;
+    block.count = 64 * (uint64_t)taken;
+    if (count % 64) members[taken++] = rows, block.count += count % 64;
+    block.rows = members;
+    block.row_log2 = 6;
+    printf(", classes %016llx", (unsigned long long)hash(classes, rows));
+    if (block.count) {
+        dk_survey_block(&block, &survey, scratch);
+        length = dk_encode(variant, &block, &survey, payload, scratch);
+        printf(" %lld bytes", (long long)length);
+        if (length > 0) {
+            memset(out, 0, word * count);
+            block.values = NULL;
+            int result = dk_decode(variant, &block, payload, (uint64_t)length, out, scratch);
+            printf(" %d %016llx %016llx", result, (unsigned long long)hash(payload, (size_t)length),
+                   (unsigned long long)hash(out, word * count));
+        }
+    }
     printf("\n");
-    free(scratch), free(out), free(payload), free(context), free(base), free(values);
+    free(members), free(classes), free(scratch), free(out), free(payload), free(context), free(base), free(values);
 }
 
 static void one_prediction(int variant, uint32_t number)

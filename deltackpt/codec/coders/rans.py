@@ -44,23 +44,31 @@ class Rans:
         if found is not None:
             return found.survey(values, prediction.values, context, shape.dtype, workspace, part)
         values, guess, context = _taken(part, values, _values(prediction, shape), context)
-        return rans.take_survey(values, guess, context, shape.dtype)
+        return rans.take_survey(values, guess, context, shape.dtype, None if part is None else shape.words)
 
-    def row_sizes(
+    def sort_rows(
         self,
         values: Words,
         prediction: Prediction,
         shape: Shape,
         survey: rans.Survey,
         row_log2: int,
+        class_bits: int,
         workspace: Workspace,
-    ) -> NDArray[np.int32]:
-        """How large the residuals of each whole row of ``1 << row_log2`` words are beside others of their contexts."""
+    ) -> NDArray[np.uint8]:
+        """Which of ``1 << class_bits`` classes each whole row of ``1 << row_log2`` words is in, by how large its
+        residuals are beside others of their contexts.
+
+        Args:
+            survey: of the block.
+        """
         found = kernels.active()
         context = _context(prediction, shape, "encoder")
         if found is not None:
-            return found.row_sizes(values, prediction.values, context, shape.dtype, survey, row_log2, workspace)
-        return rans.row_sizes(values, _values(prediction, shape), context, shape.dtype, survey.plan, row_log2)
+            guess = prediction.values
+            return found.sort_rows(values, guess, context, shape.dtype, survey, row_log2, class_bits, workspace)
+        guess = _values(prediction, shape)
+        return rans.sort_rows(values, guess, context, shape.dtype, survey, row_log2, class_bits)
 
     def structure(self, values: Words, prediction: Prediction, shape: Shape, workspace: Workspace) -> rans.Structure:
         """What byte planes may gain from."""
@@ -95,7 +103,8 @@ class Rans:
         if found is not None:
             return found.encode(values, prediction.values, context, shape.dtype, survey, out, workspace, part)
         values, guess, context = _taken(part, values, _values(prediction, shape), context)
-        payload = rans.encode(values, guess, context, shape.dtype, survey)
+        whole = None if part is None else shape.words
+        payload = rans.encode(values, guess, context, shape.dtype, survey, whole)
         if payload is None:
             return None
         out[: len(payload)] = np.frombuffer(payload, np.uint8)

@@ -42,9 +42,6 @@ _SHARE = {1: 0.85, 2: 1.1}
 _Q16 = 65536  # surveys count in 1/65536 bits
 _SPREAD = 1024  # and the spread in 1/1024
 
-# Rounds of moving the limits between classes to the middle between their means.
-_ROUNDS = 12
-
 Classes = NDArray[np.uint8]
 
 
@@ -96,7 +93,7 @@ class Rows:
             class_bits: as :meth:`class_bits` gave it.
             out: :meth:`bound` bytes.
         """
-        classes = _classes(_RANS.row_sizes(values, prediction, shape, survey, self.row_log2, workspace), class_bits)
+        classes = _RANS.sort_rows(values, prediction, shape, survey, self.row_log2, class_bits, workspace)
         lengths, at = [], _body_at(class_bits, classes.size)
         for part in _parts(classes, class_bits, self.row_log2, shape.words):
             length: int | None = 0
@@ -167,31 +164,21 @@ def _body_at(class_bits: int, rows: int) -> int:
     return _HEAD.size + (4 << class_bits) + (class_bits * rows + 7) // 8
 
 
-def _classes(sizes: NDArray[np.int32], class_bits: int) -> Classes:
-    """Rows by size, in groups around their means (Lloyd's algorithm), in whole numbers."""
-    ranked = np.sort(sizes)
-    sums = np.concatenate(([0], np.cumsum(ranked, dtype=np.int64)))
-    ends = np.arange((1 << class_bits) + 1) * ranked.size >> class_bits
-    limits = ranked[:0].astype(np.int64)
-    for _ in range(_ROUNDS):
-        means = (sums[ends[1:]] - sums[ends[:-1]]) // np.maximum(1, ends[1:] - ends[:-1])
-        limits = np.sort(means[1:] + means[:-1]) // 2
-        moved = np.searchsorted(ranked, limits, side="left")
-        if np.array_equal(moved, ends[1:-1]):
-            break
-        ends[1:-1] = moved
-    return np.searchsorted(limits, sizes, side="right").astype(np.uint8)
-
-
 def _packed(classes: Classes, class_bits: int) -> bytes:
-    bits = classes[:, None] >> np.arange(class_bits, dtype=np.uint8) & np.uint8(1)
-    return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+    per_byte = 8 // class_bits
+    columns = np.concatenate((classes, np.zeros(-classes.size % per_byte, np.uint8))).reshape(-1, per_byte)
+    found = columns[:, 0].copy()
+    for k in range(1, per_byte):
+        found |= columns[:, k] << np.uint8(class_bits * k)
+    return found.tobytes()
 
 
 def _unpacked(data: memoryview, class_bits: int, rows: int, source: str) -> Classes:
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    if bits[class_bits * rows :].any():
+    per_byte, packed = 8 // class_bits, np.frombuffer(data, np.uint8)
+    columns = np.empty((packed.size, per_byte), np.uint8)
+    for k in range(per_byte):
+        columns[:, k] = packed >> np.uint8(class_bits * k) & np.uint8((1 << class_bits) - 1)
+    found: Classes = columns.reshape(-1)
+    if found[rows:].any():
         raise CorruptObjectError("rows payload: a bit beyond the last row", where=source)
-    pairs = bits[: class_bits * rows].reshape(rows, class_bits)
-    found: Classes = np.bitwise_or.reduce(pairs << np.arange(class_bits, dtype=np.uint8), axis=1)
-    return found
+    return found[:rows]

@@ -14,26 +14,33 @@
 /* Samples for the tables: 2^16 of 32-bit words, whose symbols are a small part of them, 2^17 of 16-bit ones. */
 #define SAMPLES(word) ((word) == 4 ? (uint64_t)1 << 16 : (uint64_t)1 << 17)
 
+/* Of some rows their share of so many times these, and no fewer than the least: as many tables as there are classes have to
+ * be known as well as those of a block. */
+#define ROW_SAMPLES 4
+#define LEAST_SAMPLES ((uint64_t)1 << 13)
+
 /* Below so many 1/65536 bits an element, the tables come from half of the block: 2% smaller than from 2^17 of 2^20
  * elements at 0.2 bits an element; from all of it 0.5% smaller still, but encoding takes 1.3 times as long. */
 #define SPARSE_Q16 32768
 
 typedef struct {
-    dk_index_row index;
+    dk_index_runs index;
+    dk_size_rows sizes;
     dk_encode_rows encode;
     dk_decode_rows decode;
 } variant_functions;
 
 static variant_functions functions_of(int variant)
 {
-    variant_functions f = {dk_index_row_scalar, dk_encode_rows_scalar, dk_decode_rows_scalar};
+    variant_functions f = {dk_index_runs_scalar, dk_size_rows_scalar, dk_encode_rows_scalar, dk_decode_rows_scalar};
 #if DK_X86
     if (variant == DK_AVX512) {
-        variant_functions g = {dk_index_row_avx512, dk_encode_rows_avx512, dk_decode_rows_avx512};
+        variant_functions g = {dk_index_runs_avx512, dk_size_rows_avx512, dk_encode_rows_avx512,
+                               dk_decode_rows_avx512};
         return g;
     }
     if (variant == DK_AVX2) {
-        variant_functions g = {dk_index_row_avx2, dk_encode_rows_avx2, dk_decode_rows_avx2};
+        variant_functions g = {dk_index_runs_avx2, dk_size_rows_avx2, dk_encode_rows_avx2, dk_decode_rows_avx2};
         return g;
     }
 #endif
@@ -142,6 +149,7 @@ static int64_t encode_coded(const variant_functions *f, const dk_block *block, c
 {
     const uint64_t n = block->count, raw = n * block->word;
     uint64_t samples = SAMPLES(block->word);
+    if (block->rows) samples = dk_share(block, ROW_SAMPLES * samples, LEAST_SAMPLES);
     uint32_t *counts = scratch->u.encode.counts;
     dk_plan plan = survey->plan;
     dk_encoder e;
@@ -202,6 +210,18 @@ DK_PUBLIC void dk_survey_block(const dk_block *block, dk_survey *survey, dk_scra
 DK_PUBLIC void dk_structure_of(const dk_block *block, dk_structure *structure, dk_scratch *scratch)
 {
     dk_take_structure(block, structure, &scratch->u.survey);
+}
+
+/* Which of 1 << class_bits classes each whole row of 2^row_log2 >= 64 elements is in, by the mean size of the residuals of
+ * its first 64 elements, less what their contexts have on average in the survey. scratch is as for encoding. */
+DK_PUBLIC void dk_sort_rows(int variant, const dk_block *block, const dk_survey *survey, uint32_t row_log2,
+                            uint32_t class_bits, uint8_t *classes, dk_scratch *scratch)
+{
+    const uint64_t rows = block->count >> row_log2;
+    /* A row has more bytes of side streams than a size. */
+    int32_t *sizes = (int32_t *)(void *)scratch->side_streams;
+    functions_of(variant).sizes(block, survey, row_log2, sizes);
+    dk_classes_of(sizes, rows, class_bits, classes);
 }
 
 /* The payload's length, or a negative result. survey is of this block; out holds dk_bound bytes; count is at least 1

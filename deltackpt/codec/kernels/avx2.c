@@ -321,14 +321,54 @@ TARGET int dk_decode_rows_avx2(const dk_block *b, const dk_plan *plan, const uin
                  : decode_rows(b, plan, table, d, out, start, rows, 0, 0);
 }
 
-TARGET void dk_index_row_avx2(const dk_block *b, const dk_plan *plan, uint64_t start, uint16_t *index)
+TARGET void dk_index_runs_avx2(const dk_block *b, const dk_plan *plan, const uint64_t *starts, uint32_t runs,
+                               uint16_t *index)
 {
     const constants k = constants_of(b, plan);
-    int array = plan->key_shift == DK_CONTEXT_ARRAY;
-    for (uint64_t v = 0; v < PER_ROW; v++) {
-        __m256i z, high, more;
-        __m256i cell = cells(b, &k, start + VECTOR * v, b->word == 2, array, &z, &high, &more);
-        _mm_storeu_si128((void *)(index + VECTOR * v), to_halves(cell));
+    const int array = plan->key_shift == DK_CONTEXT_ARRAY, half = b->word == 2;
+    for (uint32_t run = 0; run < runs; run++)
+        for (uint64_t v = 0; v < PER_ROW; v++) {
+            __m256i z, high, more;
+            __m256i cell = cells(b, &k, starts[run] + VECTOR * v, half, array, &z, &high, &more);
+            _mm_storeu_si128((void *)index, to_halves(cell));
+            index += VECTOR;
+        }
+}
+
+INLINE void size_rows(const dk_block *b, const dk_survey *survey, uint32_t row_log2, int32_t *out, int half, int array)
+{
+    const constants k = constants_of(b, &survey->plan);
+    const int alone = dk_is_alone(&survey->plan);
+    const __m128i top = _mm_cvtsi32_si128((int)(8 * b->word - 10));
+    const __m256i one = _mm256_set1_epi32(1);
+    for (uint64_t r = 0; r < b->count >> row_log2; r++) {
+        __m256i sum = _mm256_setzero_si256();
+        for (uint64_t i = r << row_log2, end = i + DK_LANES; i < end; i += VECTOR) {
+            __m256i p = b->prediction ? load(b->prediction, i, half) : _mm256_setzero_si256(), size;
+            __m256i c = context(b, p, i, &k, array), z = residual(load(b->values, i, half), image(p, &k), &k, half);
+            if (alone) {
+                size = _mm256_srl_epi32(z, top);
+            } else {
+                z = _mm256_add_epi32(_mm256_min_epu32(z, _mm256_set1_epi32(DK_SIZE_MOST)), one);
+                size = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(z)), DK_SIZE_SHIFT);
+                size = _mm256_sub_epi32(size, _mm256_set1_epi32(DK_SIZE_OF_ONE));
+            }
+            __m256i mean = _mm256_i32gather_epi32((const int *)survey->sizes, c, 4);
+            sum = _mm256_add_epi32(sum, _mm256_sub_epi32(_mm256_slli_epi32(size, 4), mean));
+        }
+        __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+        out[r] = _mm_cvtsi128_si32(four);
     }
+}
+
+TARGET void dk_size_rows_avx2(const dk_block *b, const dk_survey *survey, uint32_t row_log2, int32_t *out)
+{
+    const int array = survey->plan.key_shift == DK_CONTEXT_ARRAY;
+    if (b->word == 2)
+        array ? size_rows(b, survey, row_log2, out, 1, 1) : size_rows(b, survey, row_log2, out, 1, 0);
+    else
+        array ? size_rows(b, survey, row_log2, out, 0, 1) : size_rows(b, survey, row_log2, out, 0, 0);
 }
 #endif

@@ -150,6 +150,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
     for (int v = 0; v < 4; v++) state[v] = _mm512_loadu_si512(e->state + 16 * v);
     for (uint64_t i = start; i < start + rows * DK_LANES; i += DK_LANES) {
         const uint64_t from = dk_at(b, i);
+        dk_prefetch_ahead(b, i);
         if (e->words_end - e->words < 2 * DK_LANES) return DK_TOO_LARGE;
 #pragma GCC unroll 4
         for (int v = 0; v < 4; v++) {
@@ -224,6 +225,7 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
     for (uint64_t i = start + rows * DK_LANES; i > start;) {
         i -= DK_LANES;
         const uint64_t from = dk_at(b, i);
+        dk_prefetch_behind(b, i);
 #pragma GCC unroll 4
         for (int v = 3; v >= 0; v--) {
             uint64_t at = i + 16 * (uint64_t)v, here = from + 16 * (uint64_t)v;
@@ -333,6 +335,7 @@ INLINE int decode_rows_halves(const dk_block *block, const dk_plan *plan, const 
     for (uint64_t i = start + rows * DK_LANES; i > start;) {
         i -= DK_LANES;
         const uint64_t from = dk_at(b, i);
+        dk_prefetch_behind(b, i);
 #pragma GCC unroll 2
         for (int pair = 1; pair >= 0; pair--) {
             uint64_t at = i + 32 * (uint64_t)pair, here = from + 32 * (uint64_t)pair;
@@ -404,14 +407,51 @@ TARGET int dk_decode_rows_avx512(const dk_block *b, const dk_plan *plan, const u
                  : decode_rows(b, plan, table, d, out, start, rows, 0);
 }
 
-TARGET void dk_index_row_avx512(const dk_block *b, const dk_plan *plan, uint64_t start, uint16_t *index)
+TARGET void dk_index_runs_avx512(const dk_block *b, const dk_plan *plan, const uint64_t *starts, uint32_t runs,
+                                 uint16_t *index)
 {
     const constants k = constants_of(b, plan);
-    int array = plan->key_shift == DK_CONTEXT_ARRAY;
-    for (uint64_t v = 0; v < 4; v++) {
-        __m512i z, high, shifts;
-        __m512i cell = cells(b, &k, start + 16 * v, b->word == 2, array, &z, &high, &shifts);
-        _mm256_storeu_si256((void *)(index + 16 * v), _mm512_cvtepi32_epi16(cell));
+    const int array = plan->key_shift == DK_CONTEXT_ARRAY, half = b->word == 2;
+    for (uint32_t run = 0; run < runs; run++)
+        for (uint64_t v = 0; v < 4; v++) {
+            __m512i z, high, shifts;
+            __m512i cell = cells(b, &k, starts[run] + 16 * v, half, array, &z, &high, &shifts);
+            _mm256_storeu_si256((void *)index, _mm512_cvtepi32_epi16(cell));
+            index += 16;
+        }
+}
+
+INLINE void size_rows(const dk_block *b, const dk_survey *survey, uint32_t row_log2, int32_t *out, int half, int array)
+{
+    const constants k = constants_of(b, &survey->plan);
+    const int alone = dk_is_alone(&survey->plan);
+    const __m128i top = _mm_cvtsi32_si128((int)(8 * b->word - 10));
+    const __m512i means = _mm512_loadu_si512(survey->sizes), one = _mm512_set1_epi32(1);
+    for (uint64_t r = 0; r < b->count >> row_log2; r++) {
+        __m512i sum = _mm512_setzero_si512();
+        for (uint64_t i = r << row_log2, end = i + DK_LANES; i < end; i += 16) {
+            __m512i p = b->prediction ? load(b->prediction, i, half) : _mm512_setzero_si512(), size;
+            __m512i c = context(b, p, i, &k, array), z = residual(load(b->values, i, half), image(p, &k), &k, half);
+            if (alone) {
+                size = _mm512_srl_epi32(z, top);
+            } else {
+                z = _mm512_add_epi32(_mm512_min_epu32(z, _mm512_set1_epi32(DK_SIZE_MOST)), one);
+                size = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(z)), DK_SIZE_SHIFT);
+                size = _mm512_sub_epi32(size, _mm512_set1_epi32(DK_SIZE_OF_ONE));
+            }
+            size = _mm512_sub_epi32(_mm512_slli_epi32(size, 4), _mm512_permutexvar_epi32(c, means));
+            sum = _mm512_add_epi32(sum, size);
+        }
+        out[r] = _mm512_reduce_add_epi32(sum);
     }
+}
+
+TARGET void dk_size_rows_avx512(const dk_block *b, const dk_survey *survey, uint32_t row_log2, int32_t *out)
+{
+    const int array = survey->plan.key_shift == DK_CONTEXT_ARRAY;
+    if (b->word == 2)
+        array ? size_rows(b, survey, row_log2, out, 1, 1) : size_rows(b, survey, row_log2, out, 1, 0);
+    else
+        array ? size_rows(b, survey, row_log2, out, 0, 1) : size_rows(b, survey, row_log2, out, 0, 0);
 }
 #endif

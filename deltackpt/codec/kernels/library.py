@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec.rans.layout import Plan, Structure, Survey, key_shift_of
+from deltackpt.codec.rans.layout import CONTEXTS, Plan, Structure, Survey, key_shift_of
 from deltackpt.codec.rans.part import Part
 from deltackpt.codec.residual import Words
 from deltackpt.codec.workspace import Workspace
@@ -44,7 +44,7 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dk_bound": (_U64, (_U64, _U32)),
     "dk_scratch_bytes": (_U64, (_U64, _U32)),
     "dk_survey_block": (None, (_POINTER, _POINTER, _POINTER)),
-    "dk_row_sizes": (None, (_POINTER, _POINTER, _U32, _POINTER, _POINTER)),
+    "dk_sort_rows": (None, (_INT, _POINTER, _POINTER, _U32, _U32, _POINTER, _POINTER)),
     "dk_structure_of": (None, (_POINTER, _POINTER, _POINTER)),
     "dk_encode": (ctypes.c_int64, (_INT, _POINTER, _POINTER, _POINTER, _POINTER)),
     "dk_decode": (_INT, (_INT, _POINTER, _POINTER, _U64, _POINTER, _POINTER)),
@@ -66,6 +66,7 @@ class _Block(ctypes.Structure):
         ("key_shift", ctypes.c_uint32),
         ("rows", ctypes.c_void_p),
         ("row_log2", ctypes.c_uint32),
+        ("whole", ctypes.c_uint64),
     )
 
 
@@ -81,6 +82,7 @@ class _Survey(ctypes.Structure):
         ("cost", ctypes.c_uint64),
         ("taken", ctypes.c_uint32),
         ("spread", ctypes.c_uint32),
+        ("sizes", ctypes.c_uint32 * CONTEXTS),
         ("plan", _Plan),
     )
 
@@ -121,12 +123,13 @@ def _block(
         key_shift_of(dtype),
         None if part is None else _address(part.rows),
         0 if part is None else part.row_log2,
+        count,
     )
 
 
 def _given(survey: Survey) -> _Survey:
     plan = _Plan(*(getattr(survey.plan, name) for name in _PLAN_FIELDS))
-    return _Survey(survey.cost, survey.taken, survey.spread, plan)
+    return _Survey(survey.cost, survey.taken, survey.spread, survey.sizes, plan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,9 +165,9 @@ class Kernels:
         with workspace.lend(self.library.dk_scratch_bytes(0, 0)) as scratch:
             self.library.dk_survey_block(ctypes.byref(block), ctypes.byref(out), scratch.ctypes.data)
         plan = Plan(*(getattr(out.plan, name) for name in _PLAN_FIELDS))
-        return Survey(plan, out.cost, out.taken, out.spread)
+        return Survey(plan, out.cost, out.taken, out.spread, tuple(out.sizes))
 
-    def row_sizes(
+    def sort_rows(
         self,
         values: Words,
         prediction: Words | None,
@@ -172,16 +175,24 @@ class Kernels:
         dtype: DType,
         survey: Survey,
         row_log2: int,
+        class_bits: int,
         workspace: Workspace,
-    ) -> NDArray[np.int32]:
-        """How large the residuals of each whole row are, as :func:`deltackpt.codec.rans.row_sizes`."""
+    ) -> NDArray[np.uint8]:
+        """Which class each whole row is in, as :func:`deltackpt.codec.rans.sort_rows`."""
         assert row_log2 >= 6
+        assert class_bits in (1, 2)
         count, word = values.size, dtype.word_bytes
         block, given = _block(values, prediction, context, count, dtype), _given(survey)
-        out = np.empty(count >> row_log2, dtype=np.int32)
+        out = np.empty(count >> row_log2, dtype=np.uint8)
         with workspace.lend(self.library.dk_scratch_bytes(count, word)) as scratch:
-            self.library.dk_row_sizes(
-                ctypes.byref(block), ctypes.byref(given), row_log2, out.ctypes.data, scratch.ctypes.data
+            self.library.dk_sort_rows(
+                self.number,
+                ctypes.byref(block),
+                ctypes.byref(given),
+                row_log2,
+                class_bits,
+                out.ctypes.data,
+                scratch.ctypes.data,
             )
         return out
 

@@ -66,6 +66,22 @@ INLINE void contexts_of_row(const dk_block *b, uint64_t start, const uint32_t pr
     }
 }
 
+INLINE void residuals_of_row(const uint32_t value[DK_LANES], const uint32_t prediction[DK_LANES], const constants *k,
+                             uint32_t word, uint32_t z[DK_LANES])
+{
+    for (int i = 0; i < DK_LANES; i++) {
+        uint32_t v = image(value[i], k), p = image(prediction[i], k);
+        if (word == 2) {
+            /* Images of negative halves have ones below; they must not borrow. */
+            uint32_t d = ((v >> 16) - (p >> 16)) << 16;
+            z[i] = ((d << 1) ^ dk_sign(d)) >> 16;
+        } else {
+            uint32_t d = v - p;
+            z[i] = (d << 1) ^ dk_sign(d);
+        }
+    }
+}
+
 /* Residuals of a row, what is above their raw bits, the cells of their symbols, and which keep one more byte. */
 typedef struct {
     uint32_t z[DK_LANES], high[DK_LANES], cell[DK_LANES], more[DK_LANES];
@@ -80,17 +96,7 @@ INLINE void symbols_of_row(const dk_block *b, const dk_plan *plan, const constan
     load_row(b->values, start, word, value);
     load_row(b->prediction, start, word, prediction);
     contexts_of_row(b, start, prediction, k, array, context);
-    for (int i = 0; i < DK_LANES; i++) {
-        uint32_t v = image(value[i], k), p = image(prediction[i], k);
-        if (word == 2) {
-            /* Images of negative halves have ones below; they must not borrow. */
-            uint32_t d = ((v >> 16) - (p >> 16)) << 16;
-            r->z[i] = ((d << 1) ^ dk_sign(d)) >> 16;
-        } else {
-            uint32_t d = v - p;
-            r->z[i] = (d << 1) ^ dk_sign(d);
-        }
-    }
+    residuals_of_row(value, prediction, k, word, r->z);
     if (extra) {
         for (int i = 0; i < DK_LANES; i++) r->more[i] = k->more[context[i]];
         for (int i = 0; i < DK_LANES; i++) {
@@ -296,14 +302,45 @@ int dk_decode_rows_scalar(const dk_block *b, const dk_plan *plan, const uint32_t
                  : decode_rows(b, plan, table, d, out, start, rows, 4, 0);
 }
 
-void dk_index_row_scalar(const dk_block *b, const dk_plan *plan, uint64_t start, uint16_t *index)
+void dk_index_runs_scalar(const dk_block *b, const dk_plan *plan, const uint64_t *starts, uint32_t runs, uint16_t *index)
 {
     const constants k = constants_of(b, plan);
     int array = plan->key_shift == DK_CONTEXT_ARRAY;
     row_symbols r;
+    for (uint32_t run = 0; run < runs; run++) {
+        if (b->word == 2)
+            symbols_of_row(b, plan, &k, starts[run], 2, array, &r);
+        else
+            symbols_of_row(b, plan, &k, starts[run], 4, array, &r);
+        for (int i = 0; i < DK_LANES; i++) *index++ = (uint16_t)r.cell[i];
+    }
+}
+
+INLINE void size_rows(const dk_block *b, const dk_survey *survey, uint32_t row_log2, int32_t *out, uint32_t word)
+{
+    const constants k = constants_of(b, &survey->plan);
+    const int array = survey->plan.key_shift == DK_CONTEXT_ARRAY, alone = dk_is_alone(&survey->plan);
+    for (uint64_t r = 0; r < b->count >> row_log2; r++) {
+        uint32_t value[DK_LANES], prediction[DK_LANES], z[DK_LANES];
+        int32_t context[DK_LANES], sum = 0;
+        load_row(b->values, r << row_log2, word, value);
+        load_row(b->prediction, r << row_log2, word, prediction);
+        contexts_of_row(b, r << row_log2, prediction, &k, array, context);
+        residuals_of_row(value, prediction, &k, word, z);
+        if (alone)
+            for (int i = 0; i < DK_LANES; i++) sum += (int32_t)dk_size(z[i], 1, 8 * word);
+        else
+            for (int i = 0; i < DK_LANES; i++) sum += (int32_t)dk_size(z[i], 0, 8 * word);
+        sum *= 16;
+        for (int i = 0; i < DK_LANES; i++) sum -= (int32_t)survey->sizes[context[i]];
+        out[r] = sum;
+    }
+}
+
+void dk_size_rows_scalar(const dk_block *b, const dk_survey *survey, uint32_t row_log2, int32_t *out)
+{
     if (b->word == 2)
-        symbols_of_row(b, plan, &k, start, 2, array, &r);
+        size_rows(b, survey, row_log2, out, 2);
     else
-        symbols_of_row(b, plan, &k, start, 4, array, &r);
-    for (int i = 0; i < DK_LANES; i++) index[i] = (uint16_t)r.cell[i];
+        size_rows(b, survey, row_log2, out, 4);
 }

@@ -32,6 +32,7 @@
 #define DK_HEADER 26
 #define DK_KEYS 2048
 #define DK_PLAN_SAMPLES 8192
+#define DK_LEAST_PLAN_SAMPLES 2048 /* of some rows */
 #define DK_CONTEXT_ARRAY 255 /* as key shift: the context array is the key */
 
 /* Results below zero; the Python side has a sentence for each. */
@@ -60,6 +61,7 @@ typedef struct {
      * whole block, and count is of the words of these rows, of which the last may be cut short. */
     const uint32_t *rows;
     uint32_t row_log2;
+    uint64_t whole; /* words of the block, with rows */
 } dk_block;
 
 /* How a block is coded: the header of the payload. */
@@ -79,6 +81,7 @@ typedef struct {
     uint64_t cost;  /* coded by this plan */
     uint32_t taken; /* elements of the sample */
     uint32_t spread; /* 1024 times: how runs of 64 elements differ in size, of how elements do (rows.c) */
+    uint32_t sizes[DK_CONTEXTS]; /* mean sizes of residuals, in sixteenths of a quarter of an octave */
     dk_plan plan;
 } dk_survey;
 
@@ -127,7 +130,7 @@ typedef struct {
     uint32_t bins[DK_CONTEXTS][DK_BINS];
     uint32_t tops[DK_CONTEXTS][DK_SYMBOLS];
     uint32_t totals[DK_CONTEXTS];
-    uint32_t sizes[DK_CONTEXTS]; /* sums, then means */
+    uint32_t sizes[DK_CONTEXTS];
     uint32_t bytes[4][DK_SYMBOLS];
     uint8_t used[DK_WINDOW_SLOTS];
 } dk_survey_scratch;
@@ -153,12 +156,15 @@ typedef int (*dk_encode_rows)(const dk_block *, const dk_plan *, const dk_encode
                               uint64_t rows);
 typedef int (*dk_decode_rows)(const dk_block *, const dk_plan *, const uint32_t *table, dk_decoder *, uint8_t *out,
                               uint64_t start, uint64_t rows);
-/* context << 8 | symbol of each of 64 elements from start on. */
-typedef void (*dk_index_row)(const dk_block *, const dk_plan *, uint64_t start, uint16_t *index);
+/* context << 8 | symbol of each of 64 elements from every one of starts on. */
+typedef void (*dk_index_runs)(const dk_block *, const dk_plan *, const uint64_t *starts, uint32_t runs, uint16_t *index);
+/* Sizes of whole rows of a block, as dk_sort_rows takes them. */
+typedef void (*dk_size_rows)(const dk_block *, const dk_survey *, uint32_t row_log2, int32_t *out);
 
 int dk_encode_rows_scalar(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t, uint64_t);
 int dk_decode_rows_scalar(const dk_block *, const dk_plan *, const uint32_t *, dk_decoder *, uint8_t *, uint64_t, uint64_t);
-void dk_index_row_scalar(const dk_block *, const dk_plan *, uint64_t, uint16_t *);
+void dk_index_runs_scalar(const dk_block *, const dk_plan *, const uint64_t *, uint32_t, uint16_t *);
+void dk_size_rows_scalar(const dk_block *, const dk_survey *, uint32_t, int32_t *);
 /* Any number of elements and lanes. */
 int dk_encode_some(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t start, uint64_t count);
 int dk_decode_some(const dk_block *, const dk_plan *, const uint32_t *table, dk_decoder *, uint8_t *out, uint64_t start,
@@ -168,10 +174,12 @@ int dk_decode_some(const dk_block *, const dk_plan *, const uint32_t *table, dk_
 #define DK_X86 1
 int dk_encode_rows_avx2(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t, uint64_t);
 int dk_decode_rows_avx2(const dk_block *, const dk_plan *, const uint32_t *, dk_decoder *, uint8_t *, uint64_t, uint64_t);
-void dk_index_row_avx2(const dk_block *, const dk_plan *, uint64_t, uint16_t *);
+void dk_index_runs_avx2(const dk_block *, const dk_plan *, const uint64_t *, uint32_t, uint16_t *);
+void dk_size_rows_avx2(const dk_block *, const dk_survey *, uint32_t, int32_t *);
 int dk_encode_rows_avx512(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t, uint64_t);
 int dk_decode_rows_avx512(const dk_block *, const dk_plan *, const uint32_t *, dk_decoder *, uint8_t *, uint64_t, uint64_t);
-void dk_index_row_avx512(const dk_block *, const dk_plan *, uint64_t, uint16_t *);
+void dk_index_runs_avx512(const dk_block *, const dk_plan *, const uint64_t *, uint32_t, uint16_t *);
+void dk_size_rows_avx512(const dk_block *, const dk_survey *, uint32_t, int32_t *);
 #endif
 
 /* survey.c */
@@ -185,9 +193,9 @@ void dk_fill_encode_table(dk_frequencies frequencies, const dk_plan *, dk_encode
 void dk_fill_decode_table(dk_frequencies frequencies, const dk_plan *, uint32_t *table);
 /* rows.c: sizes of residuals, see there */
 uint32_t dk_spread_of(const uint32_t *sizes, const uint16_t *contexts, uint32_t taken, const uint32_t means[DK_CONTEXTS]);
-uint32_t dk_bin_of(uint32_t z);
+void dk_classes_of(const int32_t *sizes, uint64_t rows, uint32_t class_bits, uint8_t *classes);
 /* counts.c: symbols of a sample, by context */
-void dk_count(const dk_block *, const dk_plan *, dk_index_row, uint64_t samples, uint32_t turns[DK_TURNS * DK_CELLS],
+void dk_count(const dk_block *, const dk_plan *, dk_index_runs, uint64_t samples, uint32_t turns[DK_TURNS * DK_CELLS],
               uint32_t counts[DK_CELLS]);
 
 #define DK_TABLE_BOUND (DK_CONTEXTS * (1 + DK_SYMBOLS * 5))
@@ -210,6 +218,34 @@ static inline uint64_t dk_at(const dk_block *b, uint64_t i)
 {
     if (!b->rows) return i;
     return ((uint64_t)b->rows[i >> b->row_log2] << b->row_log2) + (i & (((uint64_t)1 << b->row_log2) - 1));
+}
+
+#if defined(__GNUC__)
+#define DK_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define DK_PREFETCH(address) ((void)(address))
+#endif
+#define DK_CACHE_LINE 64
+
+/* Ask for 64 elements of the block's arrays that are looked at soon. */
+static inline void dk_prefetch(const dk_block *b, uint64_t at)
+{
+    const uint64_t first = at * b->word, bytes = DK_LANES * b->word;
+    for (uint64_t k = 0; k < bytes; k += DK_CACHE_LINE) {
+        if (b->values) DK_PREFETCH(b->values + first + k);
+        if (b->prediction) DK_PREFETCH(b->prediction + first + k);
+    }
+}
+
+/* Rows that are not in order are not what processors expect: ask for what comes DK_AHEAD elements later. */
+#define DK_AHEAD 256
+static inline void dk_prefetch_ahead(const dk_block *b, uint64_t i)
+{
+    if (b->rows && i + DK_AHEAD + DK_LANES <= b->count) dk_prefetch(b, dk_at(b, i + DK_AHEAD));
+}
+static inline void dk_prefetch_behind(const dk_block *b, uint64_t i)
+{
+    if (b->rows && i >= DK_AHEAD) dk_prefetch(b, dk_at(b, i - DK_AHEAD));
 }
 
 static inline uint32_t dk_sign(uint32_t x) { return (uint32_t)0 - (x >> 31); }
@@ -248,14 +284,24 @@ static inline uint32_t dk_clamp(uint32_t key, uint32_t low, uint32_t contexts)
     return above < contexts ? above : contexts - 1;
 }
 
-/* How large a residual is, in quarters of an octave: of z + 1, from the bin of z; or, where the words themselves are
- * coded and so the top bits of z are their exponents, of what these count. */
-static inline uint32_t dk_size(uint32_t z, uint32_t bin, const dk_plan *plan, uint32_t bits)
+/* Whether the words themselves are coded, so that the top bits of z are their exponents. */
+static inline int dk_is_alone(const dk_plan *plan)
 {
-    if (plan->key_shift == DK_CONTEXT_ARRAY || (plan->contexts == 1 && plan->low == 0)) return z >> (bits - 10);
-    static const uint8_t small[16] = {0, 4, 4, 4, 4, 6, 6, 8, 8, 9, 10, 11, 12, 13, 14, 15};
-    uint32_t first = small[bin & 15];
-    return bin < 16 ? first : bin;
+    return plan->key_shift == DK_CONTEXT_ARRAY || (plan->contexts == 1 && plan->low == 0);
+}
+
+/* How large a residual is, in quarters of an octave: of z + 1, by the bits of a float that is rounded to the nearest; or,
+ * where the words themselves are coded, of what these count. */
+#define DK_SIZE_MOST 0x7ffffffeu
+#define DK_SIZE_SHIFT 21
+#define DK_SIZE_OF_ONE (127u << 2)
+static inline uint32_t dk_size(uint32_t z, int alone, uint32_t bits)
+{
+    if (alone) return z >> (bits - 10);
+    float above = (float)(int32_t)((z < DK_SIZE_MOST ? z : DK_SIZE_MOST) + 1);
+    uint32_t size;
+    memcpy(&size, &above, 4);
+    return (size >> DK_SIZE_SHIFT) - DK_SIZE_OF_ONE;
 }
 
 /* The mean in sixteenths of a quarter, to the nearest. */
@@ -278,6 +324,14 @@ static inline dk_runs dk_sample_runs(uint64_t count, uint64_t samples)
         runs.length = DK_LANES;
     }
     return runs;
+}
+
+/* Of so many samples of a block, those that fall on its rows; at least some. */
+static inline uint64_t dk_share(const dk_block *b, uint64_t samples, uint64_t least)
+{
+    if (!b->rows) return samples;
+    uint64_t share = samples * b->count / b->whole;
+    return share > least ? share : least;
 }
 
 static inline uint64_t dk_run_start(const dk_runs *runs, uint64_t number)

@@ -1,4 +1,5 @@
-/* Rows of a block whose residuals are larger or smaller than the context tells: how much they differ, and which are which.
+/* Rows of a block whose residuals are larger or smaller than the context tells: how much they differ, and in which class
+ * each is.
  *
  * In whole numbers, so that every machine decides alike.
  */
@@ -31,36 +32,60 @@ uint32_t dk_spread_of(const uint32_t *sizes, const uint16_t *contexts, uint32_t 
     return spread < MOST_SPREAD ? (uint32_t)spread : MOST_SPREAD;
 }
 
-/* The mean size of the first 64 elements of each whole row of 2^row_log2 >= 64 elements, less what their contexts have on
- * average; sums of 64, in sixteenths of a quarter of an octave. scratch is as for encoding. */
-DK_PUBLIC void dk_row_sizes(const dk_block *block, const dk_survey *survey, uint32_t row_log2, int32_t *out,
-                            dk_scratch *scratch)
+#define MOST_CLASSES 4
+#define LIMIT_ROWS 1024 /* from so many rows come the limits between classes */
+#define ROUNDS 12       /* of moving them */
+
+static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+
+/* The class is the number of limits that a size is not below. */
+static uint32_t class_of(int32_t size, const int64_t limits[MOST_CLASSES], uint32_t most)
 {
-    const uint64_t rows = block->count >> row_log2;
-    const dk_plan *plan = &survey->plan;
-    uint64_t sums[DK_CONTEXTS] = {0};
-    uint32_t counts[DK_CONTEXTS] = {0}, means[DK_CONTEXTS];
-    uint8_t *contexts = scratch->side_streams, *sizes = contexts + rows * RUN;
-    for (uint64_t r = 0; r < rows; r++) {
-        for (uint64_t k = 0; k < RUN; k++) {
-            const uint64_t i = (r << row_log2) + k;
-            uint32_t p = dk_prediction(block, i), z = dk_residual(dk_load(block->values, i, block->word), p, block);
-            uint32_t c = dk_clamp(dk_key(block, i, p, plan->key_shift), plan->low, plan->contexts);
-            uint16_t size = (uint16_t)dk_size(z, dk_bin_of(z), plan, 8 * block->word);
-            sums[c] += size;
-            counts[c]++;
-            contexts[r * RUN + k] = (uint8_t)c;
-            memcpy(sizes + 2 * (r * RUN + k), &size, 2);
-        }
+    uint32_t found = 0;
+    for (uint32_t k = 0; k < most; k++) found += size >= limits[k];
+    return found;
+}
+
+/* Mean sizes of classes; of those without a row, a limit. */
+static void means_of(const int32_t *sizes, uint64_t rows, uint32_t classes, const int64_t limits[MOST_CLASSES],
+                     int64_t means[MOST_CLASSES])
+{
+    int64_t sums[MOST_CLASSES] = {0}, counts[MOST_CLASSES] = {0};
+    const uint64_t taken = rows < LIMIT_ROWS ? rows : LIMIT_ROWS;
+    for (uint64_t k = 0; k < taken; k++) {
+        const int32_t size = sizes[k * rows / taken];
+        const uint32_t c = class_of(size, limits, classes - 1);
+        sums[c] += size;
+        counts[c]++;
     }
-    for (uint32_t c = 0; c < DK_CONTEXTS; c++) means[c] = dk_mean_size(sums[c], counts[c]);
-    for (uint64_t r = 0; r < rows; r++) {
-        int32_t sum = 0;
-        for (uint64_t k = r * RUN; k < (r + 1) * RUN; k++) {
-            uint16_t size;
-            memcpy(&size, sizes + 2 * k, 2);
-            sum += 16 * (int32_t)size - (int32_t)means[contexts[k]];
-        }
-        out[r] = sum;
+    for (uint32_t c = 0; c < classes; c++)
+        means[c] = counts[c] ? floor_div(sums[c], counts[c]) : limits[c ? c - 1 : 0];
+}
+
+/* Rows by size, in groups around their means (Lloyd's algorithm). The first limits are the mean, and the means of both
+ * sides. */
+void dk_classes_of(const int32_t *sizes, uint64_t rows, uint32_t class_bits, uint8_t *classes)
+{
+    const uint32_t number = 1u << class_bits;
+    int64_t limits[MOST_CLASSES] = {0}, means[MOST_CLASSES];
+    if (rows == 0) return;
+    means_of(sizes, rows, 1, limits, means);
+    limits[0] = means[0];
+    if (number == 4) {
+        means_of(sizes, rows, 2, limits, means);
+        limits[1] = limits[0];
+        limits[0] = means[0];
+        limits[2] = means[1];
     }
+    for (int round = 0; round < ROUNDS; round++) {
+        int moved = 0;
+        means_of(sizes, rows, number, limits, means);
+        for (uint32_t k = 0; k + 1 < number; k++) {
+            const int64_t limit = floor_div(means[k] + means[k + 1], 2);
+            moved |= limit != limits[k];
+            limits[k] = limit;
+        }
+        if (!moved) break;
+    }
+    for (uint64_t r = 0; r < rows; r++) classes[r] = (uint8_t)class_of(sizes[r], limits, number - 1);
 }

@@ -35,7 +35,7 @@ static uint64_t log2_q16(uint32_t x)
     return ((uint64_t)k << 16) + f + (bend * (28608u - (10093u * f >> 16)) >> 16);
 }
 
-uint32_t dk_bin_of(uint32_t z)
+static uint32_t bin_of(uint32_t z)
 {
     /* Without a branch, which small residuals would take by chance. */
     uint32_t k = bit_length(z | 1);
@@ -128,7 +128,7 @@ static inline void take_run(const dk_block *block, uint64_t start, uint64_t leng
 static uint32_t take_sample(const dk_block *block, uint32_t key_shift, dk_survey_scratch *s)
 {
     uint32_t taken = 0;
-    dk_runs runs = dk_sample_runs(block->count, DK_PLAN_SAMPLES);
+    dk_runs runs = dk_sample_runs(block->count, dk_share(block, DK_PLAN_SAMPLES, DK_LEAST_PLAN_SAMPLES));
     dk_block own = *block;
     for (uint64_t run = 0; run < runs.runs; run++) {
         uint64_t i = dk_run_start(&runs, run), end = i + runs.length;
@@ -243,9 +243,10 @@ void dk_take_survey(const dk_block *block, dk_survey *survey, dk_survey_scratch 
     uint32_t taken = take_sample(block, plan->key_shift, s);
     for (uint32_t i = 0; i < taken; i++) s->keys[s->key[i]]++;
     choose_window(s->keys, plan);
+    const int alone = dk_is_alone(plan);
     for (uint32_t i = 0; i < taken; i++) {
-        uint32_t c = dk_clamp(s->key[i], plan->low, plan->contexts), bin = dk_bin_of(s->z[i]);
-        uint32_t size = dk_size(s->z[i], bin, plan, bits);
+        uint32_t c = dk_clamp(s->key[i], plan->low, plan->contexts), bin = bin_of(s->z[i]);
+        uint32_t size = dk_size(s->z[i], alone, bits);
         s->bins[c][bin]++;
         s->tops[c][s->z[i] >> (bits - 8)]++;
         s->sizes[c] += size;
@@ -255,10 +256,10 @@ void dk_take_survey(const dk_block *block, dk_survey *survey, dk_survey_scratch 
     for (uint32_t c = 0; c < plan->contexts; c++) {
         s->totals[c] = 0;
         for (uint32_t symbol = 0; symbol < DK_SYMBOLS; symbol++) s->totals[c] += s->tops[c][symbol];
-        s->sizes[c] = dk_mean_size(s->sizes[c], s->totals[c]);
+        survey->sizes[c] = dk_mean_size(s->sizes[c], s->totals[c]);
     }
     survey->taken = taken;
-    survey->spread = dk_spread_of(s->z, s->key, taken, s->sizes);
+    survey->spread = dk_spread_of(s->z, s->key, taken, survey->sizes);
     survey->cost = choose_shift(s, bits, taken, block->count, plan);
 }
 

@@ -7,7 +7,7 @@ from deltackpt.codec.rans.decode import decode
 from deltackpt.codec.rans.encode import encode
 from deltackpt.codec.rans.layout import Structure, Survey
 from deltackpt.codec.rans.part import Part
-from deltackpt.codec.rans.rows import row_sizes
+from deltackpt.codec.rans.rows import sort_rows
 from deltackpt.codec.rans.survey import take_structure, take_survey
 
-__all__ = ["Part", "Structure", "Survey", "decode", "encode", "row_sizes", "take_structure", "take_survey"]
+__all__ = ["Part", "Structure", "Survey", "decode", "encode", "sort_rows", "take_structure", "take_survey"]

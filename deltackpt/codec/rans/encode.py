@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec.rans.lanes import encode_lanes
-from deltackpt.codec.rans.layout import CONSTANT, ESCAPE, SYMBOLS, Survey, contexts_of, put_plan
+from deltackpt.codec.rans.layout import CONSTANT, ESCAPE, SYMBOLS, Survey, contexts_of, put_plan, share_of
 from deltackpt.codec.rans.survey import sample_positions
 from deltackpt.codec.rans.tables import normalize, put_tables
 from deltackpt.codec.residual import Words, to_residual
@@ -18,6 +18,7 @@ __all__ = ["encode"]
 
 _SPARSE_Q16 = 1 << 15
 _SAMPLES = {2: 1 << 17, 4: 1 << 16}
+_ROW_SAMPLES, _LEAST_SAMPLES = 4, 1 << 13
 
 
 def _raw_streams(z: Words, shift: int) -> bytes:
@@ -50,7 +51,12 @@ def _frequencies(cells: NDArray[np.int64], survey: Survey, samples: int) -> NDAr
 
 
 def encode(
-    values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType, survey: Survey
+    values: Words,
+    prediction: Words,
+    context: NDArray[np.uint8] | None,
+    dtype: DType,
+    survey: Survey,
+    whole: int | None = None,
 ) -> bytes | None:
     """The payload, or None where it would not be smaller than the words themselves.
 
@@ -59,6 +65,7 @@ def encode(
         prediction: as many words.
         context: as many bytes, or None to take the prediction's exponent.
         survey: of these words.
+        whole: of how many words these are some rows.
     """
     raw, word = values.nbytes, dtype.word_bytes
     z = to_residual(values, prediction, dtype.kind)
@@ -69,7 +76,10 @@ def encode(
     more = (plan.extra >> c & 1).astype(bool)
     high = z.astype(np.int64) >> plan.shifts()[c]
     cells = _cells(high, c)
-    frequencies = _frequencies(cells, survey, _SAMPLES[word])
+    samples = _SAMPLES[word]
+    if whole is not None:
+        samples = share_of(_ROW_SAMPLES * samples, values.size, whole, _LEAST_SAMPLES)
+    frequencies = _frequencies(cells, survey, samples)
     escaped = (high >= ESCAPE) | (frequencies.reshape(-1)[cells] == 0)
     words, states = encode_lanes(np.where(escaped, c * SYMBOLS + ESCAPE, cells), frequencies, plan)
     tables = put_tables(frequencies)

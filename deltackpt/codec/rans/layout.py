@@ -28,6 +28,7 @@ __all__ = [
     "key_shift_of",
     "parse_plan",
     "put_plan",
+    "share_of",
     "streams",
 ]
 
@@ -89,12 +90,14 @@ class Survey:
         taken: elements of the sample.
         spread: 1024 times the variance between runs of 64 elements over that within them, of how large residuals are
             beside others of their context, without what chance makes of it.
+        sizes: the mean size of residuals in each of 16 contexts, in sixteenths of a quarter of an octave.
     """
 
     plan: Plan
     cost: int
     taken: int
     spread: int
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,12 @@ class Structure:
     planes: int
     taken: int
     repeats: int
+
+
+def share_of(samples: int, words: int, whole: int | None, least: int) -> int:
+    """Of so many samples of a block of ``whole`` words those that fall on ``words`` of them, at least some; all, where
+    it is None."""
+    return samples if whole is None else max(samples * words // whole, least)
 
 
 def key_shift_of(dtype: DType) -> int:

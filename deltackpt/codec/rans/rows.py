@@ -1,49 +1,53 @@
-"""Rows whose residuals are larger or smaller than the context tells: the same whole numbers as ``kernels/rows.c``."""
+"""Rows whose residuals are larger or smaller than the context tells: the same whole numbers as the kernels."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltackpt.codec.rans.layout import CONTEXT_ARRAY, Plan, contexts_of
+from deltackpt.codec.rans.layout import CONTEXT_ARRAY, CONTEXTS, Plan, Survey, contexts_of
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["RUN", "above_mean", "bins_of", "row_sizes", "sizes_of", "spread_of"]
+__all__ = ["RUN", "above_means", "means_of", "sizes_of", "sort_rows", "spread_of"]
 
 RUN = 64
 _MOST_SPREAD = 0xFFFFFF
-# Of z + 1 in quarters of an octave, by the bin of z; above it is the bin.
-_SMALL_SIZES = np.array([0, 4, 4, 4, 4, 6, 6, 8, 8], dtype=np.int64)
+# Of a residual; larger ones would be negative as integers of 32 bits.
+_MOST = 0x7FFFFFFE
+# Of a float32: its exponent and two bits more, and what these are of 1.0.
+_SHIFT, _ONE = 21, 127 << 2
+# From so many rows come the limits between classes, which are moved so many times.
+_LIMIT_ROWS, _ROUNDS = 1024, 12
 
 Counts = NDArray[np.int64]
 
 
-def bins_of(z: Words) -> Counts:
-    """Residuals by length and the two bits after the leading one."""
-    wide = z.astype(np.int64)
-    length = np.frexp(wide.astype(np.float64))[1].astype(np.int64)
-    bits: Counts = 4 * (length - 1) + ((wide << 2) >> np.maximum(length - 1, 0) & 3) + 1
-    return np.where(length == 0, 0, bits)
-
-
-def sizes_of(z: Words, bins: Counts, plan: Plan) -> Counts:
-    """How large residuals are, in quarters of an octave: of z + 1; or, where the words themselves are coded and so the
-    top bits of z are their exponents, of what these count."""
+def sizes_of(z: Words, plan: Plan) -> Counts:
+    """How large residuals are, in quarters of an octave: of z + 1, by the bits of a float that is rounded to the
+    nearest; or, where the words themselves are coded and so the top bits of z are their exponents, of what these
+    count."""
     if plan.key_shift == CONTEXT_ARRAY or (plan.contexts == 1 and plan.low == 0):
         found: Counts = (z >> z.dtype.type(8 * z.dtype.itemsize - 10)).astype(np.int64)
         return found
-    return np.where(bins < _SMALL_SIZES.size, _SMALL_SIZES[np.minimum(bins, _SMALL_SIZES.size - 1)], bins)
+    above = (np.minimum(z, min(_MOST, np.iinfo(z.dtype).max)).astype(np.int64) + 1).astype(np.float32)
+    return (above.view(np.uint32) >> np.uint32(_SHIFT)).astype(np.int64) - _ONE
 
 
-def above_mean(sizes: Counts, contexts: Counts) -> Counts:
-    """16 times the sizes, less the mean of their context to the nearest."""
-    counts = np.bincount(contexts)
-    sums = np.zeros(counts.size, dtype=np.int64)
+def means_of(sizes: Counts, contexts: Counts) -> Counts:
+    """16 times the mean size in each of 16 contexts, to the nearest; 0 where there is none."""
+    counts = np.bincount(contexts, minlength=CONTEXTS)
+    sums = np.zeros(CONTEXTS, dtype=np.int64)
     np.add.at(sums, contexts, sizes)
-    means = (16 * sums + counts // 2) // np.maximum(counts, 1)
-    found: Counts = 16 * sizes - means[contexts]
+    found: Counts = (16 * sums + counts // 2) // np.maximum(counts, 1)
     return found
+
+
+def above_means(sizes: Counts, contexts: Counts, means: Counts) -> Counts:
+    """16 times the sizes, less the mean of their contexts."""
+    return 16 * sizes - means[contexts]
 
 
 def spread_of(above: Counts) -> int:
@@ -60,20 +64,54 @@ def spread_of(above: Counts) -> int:
     return min(max(ratio - 1024, 0) // RUN, _MOST_SPREAD)
 
 
-def row_sizes(
-    values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType, plan: Plan, row_log2: int
-) -> NDArray[np.int32]:
-    """The size of the first 64 elements of each whole row of ``1 << row_log2`` elements, less what their contexts have
-    on average; sums of 64, in sixteenths of a quarter of an octave."""
+def sort_rows(
+    values: Words,
+    prediction: Words,
+    context: NDArray[np.uint8] | None,
+    dtype: DType,
+    survey: Survey,
+    row_log2: int,
+    class_bits: int,
+) -> NDArray[np.uint8]:
+    """Which of ``1 << class_bits`` classes each whole row of ``1 << row_log2`` elements is in, by the sizes of its
+    first 64 elements, less what their contexts have on average in the survey."""
     rows = values.size >> row_log2
     guess = _heads(prediction, rows, row_log2)
     z = to_residual(_heads(values, rows, row_log2), guess, dtype.kind)
     keys = None if context is None else _heads(context, rows, row_log2).astype(np.uint8)
-    c = contexts_of(plan, guess, keys)
-    above = above_mean(sizes_of(z, bins_of(z), plan), c)
-    found: NDArray[np.int32] = above.reshape(rows, RUN).sum(axis=1).astype(np.int32)
-    return found
+    contexts = contexts_of(survey.plan, guess, keys)
+    above = above_means(sizes_of(z, survey.plan), contexts, np.array(survey.sizes, dtype=np.int64))
+    return _classes(above.reshape(rows, RUN).sum(axis=1), class_bits)
 
 
 def _heads(array: Words, rows: int, row_log2: int) -> Words:
     return array[: rows << row_log2].reshape(rows, 1 << row_log2)[:, :RUN].reshape(-1)
+
+
+def _means(sizes: Counts, limits: list[int]) -> list[int]:
+    """Mean sizes of classes, in whole numbers; of those without a row, a limit."""
+    classes = np.searchsorted(limits, sizes, side="right")
+    means = []
+    for number in range(len(limits) + 1):
+        members = sizes[classes == number]
+        means.append(int(members.sum()) // members.size if members.size else limits[max(number - 1, 0)])
+    return means
+
+
+def _classes(sizes: Counts, class_bits: int) -> NDArray[np.uint8]:
+    """Rows by size, in groups around their means (Lloyd's algorithm). The first limits are the mean, and the means of
+    both sides."""
+    if not sizes.size:
+        return np.zeros(0, dtype=np.uint8)
+    taken = min(sizes.size, _LIMIT_ROWS)
+    known = sizes[np.arange(taken) * sizes.size // taken]
+    limits = _means(known, [])
+    for _ in range(1, class_bits):
+        limits = sorted(limits + _means(known, limits))
+    for _ in range(_ROUNDS):
+        means = _means(known, limits)
+        moved = [(low + high) // 2 for low, high in itertools.pairwise(means)]
+        if moved == limits:
+            break
+        limits = moved
+    return np.searchsorted(limits, sizes, side="right").astype(np.uint8)

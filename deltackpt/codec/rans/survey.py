@@ -15,8 +15,9 @@ from deltackpt.codec.rans.layout import (
     Survey,
     contexts_of,
     key_shift_of,
+    share_of,
 )
-from deltackpt.codec.rans.rows import above_mean, bins_of, sizes_of, spread_of
+from deltackpt.codec.rans.rows import above_means, means_of, sizes_of, spread_of
 from deltackpt.codec.residual import Words, to_residual
 from deltackpt.tensor.dtypes import DType
 
@@ -24,7 +25,7 @@ __all__ = ["sample_positions", "take_structure", "take_survey"]
 
 _ONE = 1 << 16
 _RUN = 64
-_SAMPLES = 8192
+_SAMPLES, _LEAST_SAMPLES = 8192, 2048
 _SYMBOL_BITS = 5
 _MANY_LANES_FROM = 1 << 13
 _BINS = 4 * 32 + 1
@@ -94,16 +95,30 @@ def _window(keys: Counts) -> tuple[int, int]:
     return first + int(np.argmax(inside)), CONTEXTS
 
 
-def take_survey(values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType) -> Survey:
-    """What a sample of at least one word tells."""
+def bins_of(z: Words) -> Counts:
+    """Residuals by length and the two bits after the leading one."""
+    wide = z.astype(np.int64)
+    length = np.frexp(wide.astype(np.float64))[1].astype(np.int64)
+    bits: Counts = 4 * (length - 1) + ((wide << 2) >> np.maximum(length - 1, 0) & 3) + 1
+    return np.where(length == 0, 0, bits)
+
+
+def take_survey(
+    values: Words, prediction: Words, context: NDArray[np.uint8] | None, dtype: DType, whole: int | None = None
+) -> Survey:
+    """What a sample of at least one word tells.
+
+    Args:
+        whole: of how many words these are some rows.
+    """
     bits, count = 8 * dtype.word_bytes, values.size
-    taken = sample_positions(count, _SAMPLES)
+    taken = sample_positions(count, share_of(_SAMPLES, count, whole, _LEAST_SAMPLES))
     guess = prediction[taken]
     z = to_residual(values[taken], guess, dtype.kind)
     given = None if context is None else context[taken]
     key_shift = key_shift_of(dtype) if context is None else CONTEXT_ARRAY
-    whole = Plan(0, 11, 6 if count >= _MANY_LANES_FROM else 4, key_shift, KEYS, 0, 0)
-    low, contexts = _window(np.bincount(contexts_of(whole, guess, given), minlength=KEYS))
+    plain = Plan(0, 11, 6 if count >= _MANY_LANES_FROM else 4, key_shift, KEYS, 0, 0)
+    low, contexts = _window(np.bincount(contexts_of(plain, guess, given), minlength=KEYS))
     c = contexts_of(Plan(0, 11, 6, key_shift, contexts, low, 0), guess, given)
     totals = np.bincount(c, minlength=contexts)
     found = bins_of(z)
@@ -111,8 +126,10 @@ def take_survey(values: Words, prediction: Words, context: NDArray[np.uint8] | N
     tops = np.bincount(c * SYMBOLS + (z >> z.dtype.type(bits - 8)), minlength=contexts * SYMBOLS)
     costs = _Costs(totals.tolist(), bins.tolist(), tops.reshape(contexts, SYMBOLS).tolist(), bits, z.size, count)
     best = min((costs.of_shift(shift) for shift in range(0, bits, 4)), key=lambda found: found[0])
-    plan = Plan(best[1], 11, whole.lanes_log2, key_shift, contexts, low, best[2])
-    return Survey(plan, best[0], z.size, spread_of(above_mean(sizes_of(z, found, plan), c)))
+    plan = Plan(best[1], 11, plain.lanes_log2, key_shift, contexts, low, best[2])
+    sizes = sizes_of(z, plan)
+    means = means_of(sizes, c)
+    return Survey(plan, best[0], z.size, spread_of(above_means(sizes, c, means)), tuple(means.tolist()))
 
 
 def take_structure(values: Words, prediction: Words, dtype: DType) -> Structure:
