@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -29,6 +30,10 @@ class Peers:
         self._saves = dist.new_group(backend="gloo") if together else None
         self._words = dist.new_group(backend="gloo") if together else None
         self._exchanged: tuple[dist.Work | None, torch.Tensor] | None = None
+        if not together:
+            # That DCP saves and loads in one process is what is wanted. It says so in the thread that saves, where
+            # filters cannot be set for the time of a call.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
 
     @property
     def alone(self) -> bool:

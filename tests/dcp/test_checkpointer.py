@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -67,6 +68,14 @@ def failing(store: Store, *faults: Fault) -> Store:
 @pytest.fixture
 def store() -> Store:
     return new_store()
+
+
+def test_a_single_process_is_not_warned_of_being_one(store: Store) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Checkpointer(store, schedule=every(1)) as checkpointer:
+            checkpointer.step(1, a_state(1))
+            assert checkpointer.resume(empty_state()) is not None
 
 
 @pytest.fixture(autouse=True)
