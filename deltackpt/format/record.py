@@ -139,7 +139,7 @@ def _front(record: Record) -> bytes:
     return b"".join((head, struct.pack("<Q", checksum), meta))
 
 
-def decode_record(data: Buffer, *, source: str, offset: int = 0) -> Record:
+def decode_record(data: Buffer, *, source: str, offset: int = 0, check: bool = True) -> Record:
     """The record that ``data`` is, exactly, after its checksum was verified.
 
     Whether the payload decodes, and to its address, is for the codec to find out. So is whether needs and parameters
@@ -149,6 +149,8 @@ def decode_record(data: Buffer, *, source: str, offset: int = 0) -> Record:
     Args:
         source: the object that holds the record, for messages.
         offset: where the record starts in it, for messages.
+        check: whether the checksum is verified. Who does without checks addresses, and asks again with it to know which
+            record is damaged.
 
     Raises:
         TruncatedObjectError: the record ends early.
@@ -165,7 +167,7 @@ def decode_record(data: Buffer, *, source: str, offset: int = 0) -> Record:
         raise CorruptObjectError(
             f"{len(view) - header.length} bytes follow a record of {header.length}", where=source, offset=offset
         )
-    if checksum64(view[:_CHECKSUMMED], view[RECORD_HEADER_BYTES:]) != header.checksum:
+    if check and checksum64(view[:_CHECKSUMMED], view[RECORD_HEADER_BYTES:]) != header.checksum:
         raise CorruptObjectError(
             "the record's checksum does not match its bytes",
             where=source,

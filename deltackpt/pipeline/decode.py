@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +22,38 @@ from deltackpt.store.base import RecordRef
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.dtypes import by_code
 
-__all__ = ["BlockDecoder", "decode_listed", "decode_one"]
+__all__ = ["BlockDecoder", "Checks", "decode_listed", "decode_one"]
 
 Bytes = NDArray[np.uint8]
 
 
+class Checks(Enum):
+    """What is checked of a record while it is decoded.
+
+    An address vouches for all that a block was decoded from: a wrong byte anywhere in its chain gives other bytes, or
+    does not matter. So hashing the last block of a chain is enough to know that it is right, and checking every link
+    tells which record is damaged.
+    """
+
+    ALL = "the checksum of the record and the address of the block"
+    ADDRESS = "the address"
+    NONE = "neither: for a block that nobody sees, which others are decoded from"
+
+
 def decode_one(
-    record: Record, bases: dict[bytes, Bytes], *, source: str, offset: int, workspace: Workspace | None = None
+    record: Record,
+    bases: dict[bytes, Bytes],
+    *,
+    source: str,
+    offset: int,
+    workspace: Workspace | None = None,
+    checks: Checks = Checks.ALL,
 ) -> Bytes:
     """Decode a record whose needs are given by address, and check the result against the record's own address.
 
     Args:
         workspace: where the memory of the block comes from, too.
+        checks: whether the address is checked.
     """
     dtype = by_code(record.dtype, where=source, offset=offset)
     inputs = slot_inputs(record.shape, record.needs, bases, source=source)
@@ -40,7 +61,7 @@ def decode_one(
     size = math.prod(record.shape) * dtype.itemsize
     out = None if workspace is None else workspace.block(size)
     data = decode_block(encoded, dtype, size, inputs, source=source, workspace=workspace, out=out)
-    if hashing.address(data.data) != record.address:
+    if checks is not Checks.NONE and hashing.address(data.data) != record.address:
         raise CorruptObjectError(
             "the decoded block does not have its address",
             where=source,
@@ -58,6 +79,7 @@ def decode_listed(
     place: RecordPlace,
     lookup: Lookup,
     workspace: Workspace,
+    checks: Checks = Checks.ALL,
 ) -> Bytes:
     """Decode the bytes of a record that an index lists, and check that it is that record.
 
@@ -65,12 +87,13 @@ def decode_listed(
         needs: what it is decoded from, in order; ``held`` has the blocks.
         data: its bytes, from ``place``.
         workspace: where buffers come from.
+        checks: what is checked of its bytes.
 
     Raises:
         CorruptObjectError: it is damaged, or another record than the index says.
     """
     key, offset = place.pack, place.offset
-    record = decode_record(data, source=key, offset=offset)
+    record = decode_record(data, source=key, offset=offset, check=checks is Checks.ALL)
     columns = lookup(ref.identity).identity
     size = math.prod(record.shape) * by_code(record.dtype, where=key, offset=offset).itemsize
     if record.address != columns.address[ref.row].tobytes() or size != columns.raw[ref.row]:
@@ -79,7 +102,7 @@ def decode_listed(
     if [need.address for need in record.needs] != listed:
         raise CorruptObjectError("the record needs others than the index says", where=key, offset=offset)
     bases = {address: held[need] for address, need in zip(listed, needs, strict=True)}
-    return decode_one(record, bases, source=key, offset=offset, workspace=workspace)
+    return decode_one(record, bases, source=key, offset=offset, workspace=workspace, checks=checks)
 
 
 class BlockDecoder:

@@ -73,6 +73,10 @@ class Shelf:
         with self._lock:
             return dict(self._blocks)
 
+    def wants(self, ref: RecordRef) -> bool:
+        """Whether a later step uses a record."""
+        return self._next(ref, self._step) is not None
+
     def offer(self, ref: RecordRef, block: Bytes) -> None:
         """Keep a block that nobody will change, if a later step uses it."""
         with self._lock:

@@ -188,6 +188,36 @@ def test_a_record_in_the_place_of_another() -> None:
         load_step(open_store(store.backend), 1)
 
 
+class _WrongOnce(MemoryBackend):
+    """Flips a bit of what the first read of a pack gives, as failing memory would."""
+
+    wrong = ""
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        data = bytearray(super().get(key, start, length))
+        if key == self.wrong:
+            self.wrong = ""
+            data[-3] ^= 0x10
+        return bytes(data)
+
+
+def test_what_only_others_are_decoded_from_is_not_trusted(caplog: pytest.LogCaptureFixture) -> None:
+    """Only the last block of a chain is hashed: that is enough to see a wrong byte of the first."""
+    backend = _WrongOnce()
+    store = create_store(backend, StoreOptions("previous", block_elements=64))
+    for step, state in states().items():
+        save_step(store, {"w": state["w"]}, step=step)
+    first = own_index(store, 0).location
+    (pack,) = {pack_key(info.name) for info in first.packs}
+    backend.wrong = pack
+    assert load_step(open_store(backend), 2) == state_bytes({"w": states()[2]["w"]})
+    assert "right when it was read and decoded again" in caplog.text
+    flip_bits(backend, pack, int(first.offset[1] + first.length[1]) - 3)
+    with pytest.raises(CorruptObjectError, match="needed for w of step main:2") as caught:
+        load_step(open_store(backend), 2)
+    assert (caught.value.where, caught.value.offset) == (pack, int(first.offset[1]))
+
+
 def test_the_same_store_object_sees_damage_that_came_later() -> None:
     """Verification trusts nothing that the process remembers."""
     store = saved()
