@@ -33,7 +33,7 @@ class Peers:
         if not together:
             # That DCP saves and loads in one process is what is wanted. It says so in the thread that saves, where
             # filters cannot be set for the time of a call.
-            warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+            warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or", UserWarning)
 
     @property
     def alone(self) -> bool:
