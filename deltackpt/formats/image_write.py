@@ -5,8 +5,6 @@ Holds a handful of blocks a thread, however large the files are.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,8 @@ from deltackpt.errors import CorruptObjectError
 from deltackpt.format.manifest import Manifest
 from deltackpt.formats.flat import boxes_of_range, ranges_of_box
 from deltackpt.formats.image import Crc32, FileImage, Stored
+from deltackpt.formats.ordered_hash import HeldParts, OrderedHash
+from deltackpt.formats.out_file import OutFile, PageBuffers
 from deltackpt.pipeline.load import load_wanted
 from deltackpt.pipeline.plan_load import Wanted
 from deltackpt.store.opened import OpenStore
@@ -35,17 +35,31 @@ __all__ = ["Sink", "wanted_of", "write_images"]
 # Files that are open at once: far below the usual limit of 1,024.
 _OPEN_FILES: Final = 128
 
-# What is read back at a time for a hash, which finds it in a cache of the processor.
-_CHUNK: Final = 1 << 20
-
 Sink: TypeAlias = "Callable[[int, NDArray[np.uint8]], None]"
 """Takes contiguous bytes, and where they lie among those of a :class:`Stored`. Called from many threads."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all files of a restore have in common: memory for direct writes, if these are wanted, and for hashing."""
+
+    buffers: PageBuffers | None
+    held: HeldParts
+
+
 def write_images(
-    store: OpenStore, manifest: Manifest, images: Sequence[FileImage], folder: Path, *, threads: int
+    store: OpenStore,
+    manifest: Manifest,
+    images: Sequence[FileImage],
+    folder: Path,
+    *,
+    threads: int,
+    direct: bool = False,
 ) -> list[Path]:
     """Write every image below ``folder``, durably, and check the hashes that are known in advance.
+
+    Args:
+        direct: whether large files are written past the page cache, where the file system can do that.
 
     Returns:
         The files, in the order of the images.
@@ -55,113 +69,98 @@ def write_images(
         BackendError: the disk is full, or the like.
     """
     paths = [folder / image.path for image in images]
+    shared = _Shared(PageBuffers() if direct else None, HeldParts())
     for start in range(0, len(images), _OPEN_FILES):
         part = slice(start, start + _OPEN_FILES)
-        _write_some(store, manifest, list(zip(images[part], paths[part], strict=True)), threads)
+        _write_some(store, manifest, list(zip(images[part], paths[part], strict=True)), shared, threads)
     return paths
 
 
-def _write_some(store: OpenStore, manifest: Manifest, files: Sequence[tuple[FileImage, Path]], threads: int) -> None:
+def _write_some(
+    store: OpenStore, manifest: Manifest, files: Sequence[tuple[FileImage, Path]], shared: _Shared, threads: int
+) -> None:
     with ExitStack() as stack:
         opened = []
         for image, path in files:
-            opened.append(_Open.create(image, path))
+            opened.append(_Target(image, path, shared))
             stack.callback(opened[-1].close)
+            opened[-1].begin()
         wanted = [want for file in opened for want in file.wanted(manifest)]
-        load_wanted(store, manifest, wanted, threads=threads)
+        load_wanted(store, manifest, wanted, threads=threads, in_order=True)
         with ThreadPoolExecutor(threads, thread_name_prefix="deltackpt-restore") as executor:
-            for _ in executor.map(_Open.finish, opened):
+            for _ in executor.map(_Target.finish, opened):
                 pass
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """A file while it is written."""
+class _Target:
+    """A file that an image is written to."""
 
-    image: FileImage
-    path: Path
-    descriptor: int
-
-    @classmethod
-    def create(cls, image: FileImage, path: Path) -> _Open:
+    def __init__(self, image: FileImage, path: Path, shared: _Shared) -> None:
+        self._image = image
+        self._path = path
+        self._hash = None if image.sha256 is None else OrderedHash(shared.held)
         with os_errors("write the file", str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = cls(image, path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-            try:
-                file._begin()
-            except BaseException:
-                file.close()
-                raise
-        return file
+            self._file = OutFile(path, image.size, shared.buffers)
 
-    def _begin(self) -> None:
-        os.ftruncate(self.descriptor, self.image.size)
-        for start, piece in zip(self.image.starts, self.image.pieces, strict=True):
-            if isinstance(piece, bytes):
-                self._put(start, memoryview(piece))
+    def begin(self) -> None:
+        """Write what is no stored bytes."""
+        with os_errors("write the file", str(self._path)):
+            for start, piece in zip(self._image.starts, self._image.pieces, strict=True):
+                if isinstance(piece, bytes):
+                    self._put(start, np.frombuffer(piece, dtype=np.uint8))
 
     def wanted(self, manifest: Manifest) -> Iterator[Wanted]:
-        """What is to be decoded for it."""
-        for start, piece in zip(self.image.starts, self.image.pieces, strict=True):
+        """What is to be decoded for it, in the order of the file."""
+        for start, piece in zip(self._image.starts, self._image.pieces, strict=True):
             if isinstance(piece, Stored):
                 yield from wanted_of(manifest, piece, self._sink(start))
 
     def _sink(self, start: int) -> Sink:
         def write(at: int, data: NDArray[np.uint8]) -> None:
-            with os_errors("write the file", str(self.path)):
-                self._put(start + at, data.data)
+            with os_errors("write the file", str(self._path)):
+                self._put(start + at, data)
 
         return write
 
+    def _put(self, at: int, data: NDArray[np.uint8]) -> None:
+        self._file.write(at, data.data)
+        if self._hash is not None:
+            self._hash.add(at, data)
+
     def finish(self) -> None:
         """Fill in checksums, compare the hash, make the file durable."""
-        with os_errors("write the file", str(self.path)):
-            for checksum in self.image.checksums:
+        with os_errors("write the file", str(self._path)):
+            for checksum in self._image.checksums:
                 self._fill_in(checksum)
-            if self.image.sha256 is not None:
-                self._check(self.image.sha256)
-            if self.image.mode is not None:
-                os.fchmod(self.descriptor, self.image.mode)
-            if self.image.mtime_ns is not None:
-                os.utime(self.descriptor, ns=(self.image.mtime_ns, self.image.mtime_ns))
-            os.fsync(self.descriptor)
+            self._check()
+            descriptor = self._file.descriptor
+            if self._image.mode is not None:
+                os.fchmod(descriptor, self._image.mode)
+            if self._image.mtime_ns is not None:
+                os.utime(descriptor, ns=(self._image.mtime_ns, self._image.mtime_ns))
+            os.fsync(descriptor)
 
     def _fill_in(self, checksum: Crc32) -> None:
         value = 0
-        for data in self._read(checksum.start, checksum.length):
+        for data in self._file.read(checksum.start, checksum.length):
             value = zlib.crc32(data, value)
         for at in checksum.at:
-            self._put(at, memoryview(value.to_bytes(4, "little")))
+            self._file.write(at, memoryview(value.to_bytes(4, "little")))
 
-    def _check(self, expected: str) -> None:
-        digest = hashlib.sha256()
-        for data in self._read(0, self.image.size):
-            digest.update(data)
-        if digest.hexdigest() != expected:
+    def _check(self) -> None:
+        if self._hash is None:
+            return
+        if self._hash.finish(self._image.size, self._file.read) != self._image.sha256:
             raise CorruptObjectError(
-                f"the restored file {self.image.path} has another SHA-256 than the file that was imported",
-                where=self.image.path,
+                f"the restored file {self._image.path} has another SHA-256 than the file that was imported",
+                where=self._image.path,
                 hint="run `deltackpt verify --deep` on the store",
             )
 
-    def _read(self, start: int, length: int) -> Iterator[memoryview]:
-        """The bytes of a range, piece by piece, each in the memory of the one before."""
-        buffer = memoryview(bytearray(min(_CHUNK, length)))
-        at, end = start, start + length
-        while at < end:
-            count = os.preadv(self.descriptor, [buffer[: end - at]], at)
-            if count == 0:
-                raise OSError(errno.EIO, "the file became shorter while it was written")
-            yield buffer[:count]
-            at += count
-
-    def _put(self, at: int, data: memoryview) -> None:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self.descriptor, data[done:], at + done)
-
     def close(self) -> None:
-        os.close(self.descriptor)
+        """Close the file."""
+        self._file.close()
 
 
 def wanted_of(manifest: Manifest, stored: Stored, write: Sink) -> Iterator[Wanted]:

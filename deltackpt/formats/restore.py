@@ -94,4 +94,4 @@ def _images(source: StepSource, name: str, only: str | None, max_shard_bytes: in
 
 
 def _write(source: StepSource, images: list[FileImage], folder: Path) -> list[Path]:
-    return write_images(source.store, source.manifest, images, folder, threads=source.threads)
+    return write_images(source.store, source.manifest, images, folder, threads=source.threads, direct=True)

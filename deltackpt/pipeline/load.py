@@ -42,6 +42,7 @@ def load_wanted(
     memory: int = DECODE_MEMORY,
     shelf: Shelf | None = None,
     decoder: BlockDecoder | None = None,
+    in_order: bool = False,
 ) -> None:
     """Decode what is wanted, and hand every part to its ``write``. Every record is read and decoded once.
 
@@ -51,13 +52,14 @@ def load_wanted(
         shelf: where a walk over many steps keeps blocks.
         decoder: one for the closure of the manifest, if small parts are read one after another. It keeps blocks from
             call to call, and nothing is planned.
+        in_order: whether blocks are decoded in about the order in which they are wanted, not in which they are stored.
 
     Raises:
         CorruptObjectError, MissingObjectError: a record is damaged or gone; names the tensor and the step.
         UnknownVersionError: a record needs a newer version of this package.
     """
     lookup = index_lookup(store, manifest)
-    reads = plan_load(manifest, wanted)
+    reads = plan_load(manifest, wanted, in_order=in_order)
     if decoder is not None:
         _run(lambda read: _read_alone(decoder, manifest, read), reads, threads)
         return

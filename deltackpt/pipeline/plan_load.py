@@ -52,8 +52,8 @@ class BlockRead:
     copies: tuple[Copy, ...]
 
 
-def plan_load(manifest: Manifest, wanted: Sequence[Wanted]) -> list[BlockRead]:
-    """The records to decode, each once, in the order in which they are stored.
+def plan_load(manifest: Manifest, wanted: Sequence[Wanted], *, in_order: bool = False) -> list[BlockRead]:
+    """The records to decode, each once, in the order in which they are stored; or, ``in_order``, first wanted.
 
     Raises:
         TensorNotFoundError: the step has no such entry.
@@ -76,7 +76,8 @@ def plan_load(manifest: Manifest, wanted: Sequence[Wanted]) -> list[BlockRead]:
                     reads.setdefault(_ref(manifest, place), []).append(copy)
         if found != want.box.numel:
             raise IncompleteStepError(f"only {found} of {want.box.numel} elements are in the step", where=want.fqn)
-    return [BlockRead(ref, tuple(copies)) for ref, copies in sorted(reads.items(), key=lambda item: item[0])]
+    refs = list(reads) if in_order else sorted(reads)
+    return [BlockRead(ref, tuple(reads[ref])) for ref in refs]
 
 
 def _ref(manifest: Manifest, block: int) -> RecordRef:
