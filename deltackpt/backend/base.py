@@ -17,6 +17,7 @@ __all__ = [
     "Backend",
     "Buffer",
     "ObjectInfo",
+    "ReadsInto",
     "byte_view",
     "check_key",
     "check_prefix",
@@ -139,6 +140,22 @@ def check_prefix(prefix: str) -> tuple[tuple[str, ...], str]:
         if not is_key_part(part):
             raise InvalidNameError(f"{part!r} is not allowed in the prefix of keys", where=repr(prefix), hint=_RULE)
     return tuple(folders), partial
+
+
+@runtime_checkable
+class ReadsInto(Protocol):
+    """What a backend may have besides: reads into memory of the caller's, which need not be fresh."""
+
+    def get_into(self, key: str, start: int, out: memoryview) -> bool:
+        """Fill ``out`` with the bytes of an object from ``start`` on, as :meth:`Backend.get` would give them.
+
+        Returns:
+            False if this backend, as it is set up, cannot do that; then nothing was done.
+
+        Raises:
+            MissingObjectError, TruncatedObjectError: as :meth:`Backend.get`.
+        """
+        ...
 
 
 def byte_view(data: Buffer) -> memoryview:

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from deltackpt.backend.base import (
     Buffer,
@@ -90,6 +91,25 @@ class LocalBackend:
         self._publish(key, data, replace=False)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        with self._opened(key) as (descriptor, size, path):
+            start, end = resolve_range(path, size, start, length)
+            return _read(descriptor, start, end, path)
+
+    def get_into(self, key: str, start: int, out: memoryview) -> bool:
+        """As in :class:`~deltackpt.backend.base.ReadsInto`: one copy, and no pages that the kernel has to clear."""
+        with self._opened(key) as (descriptor, size, path):
+            start, end = resolve_range(path, size, start, len(out))
+            at = start
+            while at < end:
+                count = os.preadv(descriptor, [out[at - start : at - start + _READ_MAX]], at)
+                if count == 0:
+                    raise _cut_off(path, start, end, at)
+                at += count
+        return True
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[int, int, str]]:
+        """The descriptor, size and path of an object."""
         parts = check_key(key)
         path = self._folders.path(parts)
         with os_errors("read the object", path):
@@ -104,8 +124,7 @@ class LocalBackend:
                     raise _missing(path)
                 if not stat.S_ISREG(status.st_mode):
                     raise _foreign(path)
-                start, end = resolve_range(path, status.st_size, start, length)
-                return _read(descriptor, start, end, path)
+                yield descriptor, status.st_size, path
             finally:
                 os.close(descriptor)
 
@@ -219,15 +238,19 @@ def _read(descriptor: int, start: int, end: int, path: str) -> bytes:
     while at < end:
         # Nothing changes a file in place: an empty answer means that somebody else cut it off.
         if not chunks[-1]:
-            raise TruncatedObjectError(
-                f"the object ends here, but bytes {start} to {end} were asked for",
-                where=path,
-                offset=at,
-                hint="another program changed the file while it was read",
-            )
+            raise _cut_off(path, start, end, at)
         chunks.append(os.pread(descriptor, min(end - at, _READ_MAX), at))
         at += len(chunks[-1])
     return b"".join(chunks)
+
+
+def _cut_off(path: str, start: int, end: int, at: int) -> TruncatedObjectError:
+    return TruncatedObjectError(
+        f"the object ends here, but bytes {start} to {end} were asked for",
+        where=path,
+        offset=at,
+        hint="another program changed the file while it was read",
+    )
 
 
 def _missing(path: str) -> MissingObjectError:

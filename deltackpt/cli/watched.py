@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-from deltackpt.backend.base import Backend, Buffer, ObjectInfo
+from deltackpt.backend.base import Backend, Buffer, ObjectInfo, ReadsInto
 
 __all__ = ["WatchedBackend"]
 
@@ -37,10 +37,19 @@ class WatchedBackend:
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         data = self._inner.get(key, start, length)
-        with self._lock:
-            self._read += len(data)
-            self._on_read(self._read)
+        self._add(len(data))
         return data
+
+    def get_into(self, key: str, start: int, out: memoryview) -> bool:
+        done = isinstance(self._inner, ReadsInto) and self._inner.get_into(key, start, out)
+        if done:
+            self._add(len(out))
+        return done
+
+    def _add(self, count: int) -> None:
+        with self._lock:
+            self._read += count
+            self._on_read(self._read)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self._inner.list(prefix)

@@ -73,7 +73,9 @@ class TaskDecoder:
         self._shelf = shelf
         self._workspace = Workspace()
         reads = Counter(RecordPlace.of(ref, lookup) for task in tasks for ref in task.order)
-        self._reader = RangeReader(store.backend, plan_ranges(reads, read_budget), reads)
+        self._reader = RangeReader(
+            store.backend, plan_ranges(reads, read_budget), reads, budget=read_budget, workspace=self._workspace
+        )
         self._shared: dict[RecordRef, Future[Bytes]] = {t.shared: Future() for t in tasks if t.shared is not None}
         self._left = Counter(ref for task in tasks for ref in self._foreign(task) if ref in self._shared)
         self._lock = Lock()

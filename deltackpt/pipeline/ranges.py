@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from deltackpt.backend.base import Backend
+from deltackpt.backend.base import Backend, ReadsInto
+from deltackpt.codec import Workspace
 from deltackpt.errors import CorruptObjectError, MissingObjectError
 from deltackpt.format.index import Index
 from deltackpt.format.keys import pack_key
@@ -75,7 +76,7 @@ def _close(run: list[RecordPlace], ranges: dict[RecordPlace, RecordPlace]) -> No
 class _Live:
     """A range that is being read, or held."""
 
-    data: bytes | None = None
+    data: bytes | memoryview | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -85,12 +86,24 @@ class RangeReader:
     Args:
         ranges: from :func:`plan_ranges`.
         reads: how often each record will be read.
+        budget: bytes that all ranges may take that are held at a time. Where records are not read in the order in which
+            they are stored, ranges are held for long; what goes beyond the budget is read record by record.
+        workspace: where memory comes from.
     """
 
     def __init__(
-        self, backend: Backend, ranges: Mapping[RecordPlace, RecordPlace], reads: Mapping[RecordPlace, int]
+        self,
+        backend: Backend,
+        ranges: Mapping[RecordPlace, RecordPlace],
+        reads: Mapping[RecordPlace, int],
+        *,
+        budget: int,
+        workspace: Workspace,
     ) -> None:
         self._backend = backend
+        self._budget = budget
+        self._workspace = workspace
+        self._held = 0
         self._ranges = ranges
         self._left: Counter[RecordPlace] = Counter()
         for place, count in reads.items():
@@ -105,24 +118,27 @@ class RangeReader:
             MissingObjectError, TruncatedObjectError: they are not there.
         """
         whole = self._ranges[place]
-        if whole == place:
-            return self._backend.get(place.pack, place.offset, place.length)
-        data = self._range(whole)
+        data = None if whole == place else self._range(whole)
         if data is None:
             # What is damaged may lie elsewhere in the range.
-            return self._backend.get(place.pack, place.offset, place.length)
+            return self._read(place)
         start = place.offset - whole.offset
         return memoryview(data)[start : start + place.length]
 
-    def _range(self, whole: RecordPlace) -> bytes | None:
+    def _range(self, whole: RecordPlace) -> bytes | memoryview | None:
+        """All bytes of a range; None where it cannot be read, or there is no room for it."""
         with self._lock:
             live = self._live.get(whole)
             first = live is None
-            if live is None:
-                live = self._live[whole] = _Live()
             self._left[whole] -= 1
-            if self._left[whole] <= 0:
+            if live is None:
+                if self._left[whole] <= 0 or self._held + whole.length > self._budget:
+                    return None
+                live = self._live[whole] = _Live()
+                self._held += whole.length
+            elif self._left[whole] <= 0:
                 del self._live[whole]
+                self._held -= whole.length
         if first:
             try:
                 live.data = self._get(whole)
@@ -131,8 +147,16 @@ class RangeReader:
         live.done.wait()
         return live.data
 
-    def _get(self, whole: RecordPlace) -> bytes | None:
+    def _get(self, whole: RecordPlace) -> bytes | memoryview | None:
         try:
-            return self._backend.get(whole.pack, whole.offset, whole.length)
+            return self._read(whole)
         except (MissingObjectError, CorruptObjectError):
             return None
+
+    def _read(self, place: RecordPlace) -> bytes | memoryview:
+        if isinstance(self._backend, ReadsInto):
+            # It goes back to the workspace when nobody looks at any record of it any more.
+            data = self._workspace.block(place.length).data
+            if self._backend.get_into(place.pack, place.offset, data):
+                return data
+        return self._backend.get(place.pack, place.offset, place.length)

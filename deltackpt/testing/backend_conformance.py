@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from deltackpt.backend.base import Backend, Buffer, ObjectInfo
+from deltackpt.backend.base import Backend, Buffer, ObjectInfo, ReadsInto
 from deltackpt.errors import (
     InvalidArgumentError,
     InvalidNameError,
@@ -196,6 +196,10 @@ class BackendConformance:
     def test_ranges(self, backend: Backend, start: int, length: int | None, expected: bytes) -> None:
         backend.put("a", b"0123456789")
         assert backend.get("a", start, length) == expected
+        if isinstance(backend, ReadsInto):
+            out = bytearray(len(expected))
+            assert backend.get_into("a", start, memoryview(out)) in (True, False)
+            assert not backend.get_into("a", start, memoryview(out)) or out == expected
 
     @pytest.mark.parametrize(("start", "length"), [(0, 11), (9, 2), (10, 1), (11, 0), (11, None), (2**40, 2**40)])
     def test_a_range_past_the_end_is_an_error(self, backend: Backend, start: int, length: int | None) -> None:
@@ -203,6 +207,9 @@ class BackendConformance:
         with pytest.raises(TruncatedObjectError, match="some/object") as caught:
             backend.get("some/object", start, length)
         assert caught.value.offset == 10
+        if isinstance(backend, ReadsInto) and length is not None and length < 100:
+            with pytest.raises(TruncatedObjectError, match="some/object"):
+                backend.get_into("some/object", start, memoryview(bytearray(length)))
 
     @pytest.mark.parametrize(("start", "length"), [(-1, 1), (-1, None), (0, -1), (5, -1)])
     def test_a_negative_range_is_an_error(self, backend: Backend, start: int, length: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltackpt.api import Store
+from deltackpt.backend.local import LocalBackend
 from deltackpt.backend.memory import MemoryBackend
+from deltackpt.codec import Workspace
 from deltackpt.errors import MissingObjectError
 from deltackpt.pipeline import decode_tasks
 from deltackpt.pipeline.chains import chain_of, chain_of_all
@@ -159,7 +162,8 @@ def test_neighbours_are_read_with_one_request_and_held_until_they_are_taken() ->
     backend.put("packs/a", bytes(range(100)))
     backend.clear()
     places = [RecordPlace("packs/a", start, 10) for start in (0, 10, 40)]
-    reader = RangeReader(backend, plan_ranges(places, 1 << 20), Counter({places[0]: 2, places[1]: 1, places[2]: 1}))
+    reads = {places[0]: 2, places[1]: 1, places[2]: 1}
+    reader = RangeReader(backend, plan_ranges(places, 1 << 20), reads, budget=1 << 20, workspace=Workspace())
     assert bytes(reader.read(places[2])) == bytes(range(40, 50))
     assert bytes(reader.read(places[0])) == bytes(reader.read(places[0])) == bytes(range(10))
     assert len(reader._live) == 1
@@ -173,11 +177,25 @@ def test_a_range_that_cannot_be_read_hides_nothing() -> None:
     backend = MemoryBackend()
     backend.put("packs/a", bytes(range(30)))
     places = [RecordPlace("packs/a", start, 10) for start in (0, 10, 25)]
-    reader = RangeReader(backend, plan_ranges(places, 1 << 20), Counter(places))
+    reader = RangeReader(backend, plan_ranges(places, 1 << 20), Counter(places), budget=1 << 20, workspace=Workspace())
     assert bytes(reader.read(places[1])) == bytes(range(10, 20))
     with pytest.raises(Exception, match="ends"):
         reader.read(places[2])
     assert bytes(reader.read(places[0])) == bytes(range(10))
+
+
+def test_ranges_beyond_the_budget_are_read_record_by_record(tmp_path: Path) -> None:
+    backend = RecordingBackend(LocalBackend(tmp_path / "store", create=True))
+    for name in "ab":
+        backend.put(f"packs/{name}", bytes(range(200)))
+    backend.clear()
+    places = [RecordPlace(f"packs/{name}", start, 50) for name in "ab" for start in (0, 50, 100)]
+    reader = RangeReader(backend, plan_ranges(places, 1 << 20), Counter(places), budget=150, workspace=Workspace())
+    for place in [places[0], *places[3:], *places[1:3]]:
+        assert bytes(reader.read(place)) == bytes(range(place.offset, place.offset + 50))
+    # One range of three records was held from the first read to the last; in the meantime there was no room.
+    assert backend.count("get") == 1 + 3
+    assert reader._live == {}
 
 
 # Walks
