@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test conformance lint pytest sanitize aarch64 format bench codecs clean crash fuzz soak
+.PHONY: help venv demo test conformance lint pytest sanitize aarch64 format benchmarks bench codecs clean crash fuzz soak
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,12 @@ aarch64: ## compare the C kernels on aarch64, under qemu-user, with this machine
 format: venv ## format the code and sort its imports
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+SIZE ?= quick
+
+benchmarks: venv ## measure everything beside its peers and write docs/benchmarks.md: some minutes, or an hour (SIZE=full)
+	$(BIN)/python -m pip install --quiet -e '.[bench]' -c constraints.txt --build-constraint constraints.txt
+	$(BIN)/python -m benchmarks.all --$(SIZE)
 
 bench: venv ## measure what manifests and indexes cost
 	$(BIN)/python -m benchmarks.metadata

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,9 @@ from benchmarks.training import TrainConfig, Trainer, make_deterministic
 
 __all__ = ["CheckpointRun", "RegimeTrainer", "write_checkpoints"]
 
+# One thread trains these small models in less time than two do where the machine has other work, too.
+_THREADS = 1
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRun:
@@ -44,7 +48,7 @@ class CheckpointRun:
     precision: str = "fp32"
     regime: str = "early"
     base: int = 200
-    batch: int = 4
+    batch: int = 2
     text_bytes: int = 2 << 20
     seed: int = 0
 
@@ -63,6 +67,13 @@ class CheckpointRun:
         """For people."""
         return f"{self.regime} {self.size} {self.optimizer} {self.precision}"
 
+    @property
+    def pretraining(self) -> str:
+        """All that the state at ``base`` depends on, as JSON: runs of several regimes begin at the same one."""
+        own = {name: value for name, value in asdict(self).items() if name != "regime"}
+        own |= {"decayed": REGIMES[self.regime].decayed, "torch": torch.__version__, "threads": _THREADS}
+        return json.dumps(own, sort_keys=True)
+
 
 class RegimeTrainer:
     """A model, its parameters in the precision that is trained, and their optimizer.
@@ -72,7 +83,7 @@ class RegimeTrainer:
     """
 
     def __init__(self, run: CheckpointRun) -> None:
-        make_deterministic()
+        make_deterministic(_THREADS)
         text = read_sources(run.text_bytes)
         model = SIZES[run.size]
         # Where the rate is not to have decayed yet, the schedule is ten times as long.
@@ -119,6 +130,24 @@ class RegimeTrainer:
             self._optimizer, self._scale = make_optimizer(
                 self._run.optimizer, self.params, regime.rate or self._data.config.peak_lr
             )
+
+    def pretrain(self, cache: Path) -> None:
+        """Train up to the base, or take from ``cache`` what an earlier run with the same pretraining came to."""
+        kept = cache / f"pretrained-{_digest(self._run.pretraining)}.pt"
+        if not kept.exists():
+            while self.step < self._run.base:
+                self.train_step()
+            cache.mkdir(parents=True, exist_ok=True)
+            part = kept.with_suffix(f".{os.getpid()}")
+            torch.save({"params": self.params, "optim": self._optimizer.state_dict(), "loss": self.loss}, part)
+            part.replace(kept)
+            return
+        state = torch.load(kept, weights_only=True)
+        with torch.no_grad():
+            for name, value in self.params.items():
+                value.copy_(state["params"][name])
+        self._optimizer.load_state_dict(state["optim"])
+        self.step, self.loss = self._run.base, state["loss"]
 
     def _adapters(self, rank: int) -> dict[str, Tensor]:
         """Hu et al., 2021: of each matrix of the blocks, A is random and B zero."""
@@ -171,14 +200,13 @@ def write_checkpoints(run: CheckpointRun, offsets: Sequence[int], cache: Path) -
     Returns:
         By offset, the folder of the checkpoint: ``model.pt``, ``optim.pt``, ``train.pt`` and ``config.yaml``.
     """
-    settings = json.dumps({"run": asdict(run), "offsets": list(offsets), "torch": torch.__version__}, sort_keys=True)
-    folder = cache / hashlib.sha256(settings.encode()).hexdigest()[:16]
+    settings = json.dumps({"run": asdict(run), "offsets": list(offsets), "from": run.pretraining}, sort_keys=True)
+    folder = cache / _digest(settings)
     found = {offset: folder / f"step{run.base + offset}-unsharded" for offset in offsets}
     if not (folder / "settings.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
         trainer = RegimeTrainer(run)
-        while trainer.step < run.base:
-            trainer.train_step()
+        trainer.pretrain(cache)
         trainer.enter()
         # A fresh optimizer has no state before its first steps, as no checkpoint would.
         warm = run.base + (1 if REGIMES[run.regime].fresh else 0)
@@ -188,6 +216,10 @@ def write_checkpoints(run: CheckpointRun, offsets: Sequence[int], cache: Path) -
             _write(trainer, found[offset], settings)
         (folder / "settings.json").write_text(settings)
     return found
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _write(trainer: RegimeTrainer, folder: Path, settings: str) -> None:

@@ -155,8 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each figure the best of so many")
     parser.add_argument("--only", default="", help="roles to measure, separated by commas; all of them if empty")
     parser.add_argument("--tiny", action="store_true", help="a model of a few thousand parameters, to try it out")
+    parser.add_argument("--train", action="store_true", help="only train the run, if it is not in the cache")
     options = parser.parse_args(arguments)
     trajectory = Trajectory(options.cache, TINY) if options.tiny else Trajectory(options.cache)
+    if options.train:
+        return
     wanted = options.only.split(",") if options.only else [*ROLES]
     rows: list[Row] = []
     print(f"kernels: {status().path}; {_processor()}, {cores()} cores; blocks of {BLOCK} elements")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-__all__ = ["PEERS", "Keeper", "available"]
+__all__ = ["PEERS", "Keeper", "Peer", "available"]
 
 
 class Keeper(Protocol):
@@ -57,24 +59,31 @@ class _Coded:
 
 
 class _Chunks:
-    """Chunks cut by content, 64 KiB on average, each once: as Xet stores files, with zstd in place of LZ4."""
+    """Chunks cut by content, 64 KiB on average, each once: as Xet stores files, with zstd in place of LZ4.
 
-    def __init__(self) -> None:
-        self._chunks: dict[bytes, bytes] = {}
+    Args:
+        lengths: by the hash of a chunk, the bytes of its compressed form, which was decompressed and compared. Keepers
+            that share it do not compress a chunk again.
+    """
+
+    def __init__(self, lengths: dict[bytes, int]) -> None:
+        self._lengths, self._own = lengths, set[bytes]()
         self._compressor, self._decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
 
     def take(self, folder: Path) -> int:
         total = 0
         for name, data in _files(folder):
-            names = []
+            end = 0
             for chunk in FastCDC(65536).cut_buf(data) if data else ():
-                digest = blake3.blake3(chunk.data).digest()
-                names.append(digest)
-                if digest not in self._chunks:
-                    self._chunks[digest] = self._compressor.compress(bytes(chunk.data))
-                    total += len(self._chunks[digest])
-            _same(b"".join(self._decompressor.decompress(self._chunks[digest]) for digest in names), data, name)
-            total += 32 * len(names)
+                digest, end = blake3.blake3(chunk.data).digest(), end + len(chunk.data)
+                if digest not in self._lengths:
+                    packed = self._compressor.compress(bytes(chunk.data))
+                    _same(self._decompressor.decompress(packed), data[end - len(chunk.data) : end], name)
+                    self._lengths[digest] = len(packed)
+                total += 32 + (0 if digest in self._own else self._lengths[digest])
+                self._own.add(digest)
+            if end != len(data):
+                raise AssertionError(f"{name} is not all in its chunks")
         return total
 
 
@@ -146,13 +155,29 @@ def _zipnn() -> Keeper:
     return _Coded(guarded, opened)
 
 
-PEERS: Mapping[str, Callable[[], Keeper]] = {
-    "torch.save": _Files,
-    "DCP + ZStandard": _Dcp,
-    "zstd -3": _zstd,
-    "ZipNN": _zipnn,
-    "chunks": _Chunks,
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Something else that keeps checkpoints.
+
+    Attributes:
+        make: a keeper that has none yet.
+        packages: what it is made of.
+        alone: whether a checkpoint takes the same bytes whichever came before it.
+    """
+
+    make: Callable[[], Keeper]
+    packages: tuple[str, ...]
+    alone: bool = True
+
+
+PEERS: Mapping[str, Peer] = {
+    "torch.save": Peer(_Files, ("torch",)),
+    "DCP + ZStandard": Peer(_Dcp, ("torch", "zstandard")),
+    "zstd -3": Peer(_zstd, ("zstandard",)),
+    "ZipNN": Peer(_zipnn, ("zipnn",)),
+    "chunks": Peer(functools.partial(_Chunks, {}), ("pyfastcdc", "zstandard"), alone=False),
 }
+"""By name."""
 
 
 def available() -> list[str]:

@@ -71,10 +71,11 @@ class Lion(torch.optim.Optimizer):
 
 
 def _adamw(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, foreach=False)
+    return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
 def _sgd(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    # Not fused: torch 2.13's reads memory before it is written where parameters are bfloat16.
     return torch.optim.SGD(params, lr=lr, momentum=0.9, foreach=False)
 
 

@@ -49,16 +49,22 @@ _RANKS = (8, 64, 512, 4096, 16384)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured: states of so many bytes, and stores of so many steps."""
+    """What is measured: states of so many bytes, and stores of so many steps.
+
+    Attributes:
+        entries: tensors of a step of the latter.
+        isolated: whether each state is measured in processes of its own, without which figures of memory are none.
+    """
 
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
     entries: int
+    isolated: bool = True
 
 
 FULL = Settings((10**7, 3 * 10**7, 10**8, 3 * 10**8, 10**9), (10, 100, 1000, 10_000), 300)
 QUICK = Settings((10**7, 3 * 10**7, 10**8), (10, 100, 1000), 300)
-TINY = Settings((10**5, 3 * 10**5), (4, 40), 5)
+TINY = Settings((10**5, 3 * 10**5), (4, 40), 5, isolated=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +155,13 @@ def _load(raw: int, folder: str) -> dict[str, Any]:
     return found
 
 
-def _measure_size(raw: int) -> SizeRow:
+def _measure_size(raw: int, isolated: bool) -> SizeRow:
     """Each half in a process that did nothing else: the most memory that a process had never falls."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="deltackpt-scaling-") as folder:
         place = str(Path(folder, "store"))
+        if not isolated:
+            return SizeRow(**_save(raw, place), **_load(raw, place))
         with context.Pool(1, maxtasksperchild=1) as pool:
             return SizeRow(**pool.apply(_save, (raw, place)), **pool.apply(_load, (raw, place)))
 
@@ -223,7 +231,7 @@ def measure_constants(rows: Sequence[SizeRow]) -> Constants:
 
 def measure(settings: Settings) -> dict[str, Any]:
     """All figures, with their fitted exponents."""
-    sizes = [_measure_size(raw) for raw in settings.sizes]
+    sizes = [_measure_size(raw, settings.isolated) for raw in settings.sizes]
     steps = [_measure_steps(count, settings.entries) for count in settings.steps]
     constants = measure_constants(sizes)
     raw = [row.raw for row in sizes]

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["render", "table"]
+from benchmarks.page import seconds, size, table
+
+__all__ = ["render"]
 
 _LIMIT = 1 << 32
 """Bytes of one section of a manifest: docs/format.md, section 8."""
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned right."""
-    lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def render(found: Mapping[str, Any], where: str = "") -> str:
+    """The page.
 
-
-def _size(value: float) -> str:
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s"
-
-
-def render(found: Mapping[str, Any]) -> str:
-    """The page."""
+    Args:
+        where: in words, where it was measured.
+    """
     fits, constants = found["fits"], found["constants"]
     sizes = table(
         ["state", "key save", "delta save", "load of the delta", "memory of a save", "memory of a load"],
         (
             [
-                _size(row["raw"]),
-                *(_seconds(row[name]) for name in ("save_key", "save_delta", "load")),
+                size(row["raw"]),
+                *(seconds(row[name]) for name in ("save_key", "save_delta", "load")),
                 *(f"{row[name] / row['raw']:.2f} of the state" for name in ("save_memory", "load_memory")),
             ]
             for row in found["sizes"]
@@ -45,7 +34,7 @@ def render(found: Mapping[str, Any]) -> str:
     steps = table(
         ["steps", "manifests", "log", "gc, dry run"],
         (
-            [f"{row['steps']:,}", _size(row["manifest_bytes"]), _seconds(row["log"]), _seconds(row["gc"])]
+            [f"{row['steps']:,}", size(row["manifest_bytes"]), seconds(row["log"]), seconds(row["gc"])]
             for row in found["steps"]
         ),
     )
@@ -65,11 +54,11 @@ def render(found: Mapping[str, Any]) -> str:
             [
                 row["model"],
                 f"{row['ranks']:,}",
-                *(_size(row[name]) for name in ("state", "stored")),
+                *(size(row[name]) for name in ("state", "stored")),
                 f"{row['blocks']:,}",
                 f"{row['files']:,}",
-                *(_size(row[name]) for name in ("manifest", "indexes", "gathered")),
-                *(_seconds(row[name]) for name in ("commit", "save", "restore")),
+                *(size(row[name]) for name in ("manifest", "indexes", "gathered")),
+                *(seconds(row[name]) for name in ("commit", "save", "restore")),
             ]
             for row in found["scaled"]
         ),
@@ -125,28 +114,28 @@ def _first(rows: Sequence[Mapping[str, Any]]) -> str:
     findings = []
     small = next((row for row in rows if row["manifest"] + row["indexes"] > 0.01 * row["stored"]), None)
     if small is not None:
-        metadata = _size(small["manifest"] + small["indexes"])
+        metadata = size(small["manifest"] + small["indexes"])
         findings.append(
             "**Small shards.** Every rank has a shard of every tensor, and every shard is a block: their number grows\n"
             f"   with the ranks, not with the model. {_where(small)} have {small['blocks']:,} blocks, and metadata is\n"
-            f"   above 1% of a delta step ({metadata} of {_size(small['stored'])})."
+            f"   above 1% of a delta step ({metadata} of {size(small['stored'])})."
         )
     slow = next((row for row in rows if row["commit"] > 60), None)
     if slow is not None:
         findings.append(
             f"**The coordinator.** It proves every block in one process: for {_where(slow)} that takes\n"
-            f"   {_seconds(slow['commit'])}, and {_size(slow['gathered'])} are sent to it."
+            f"   {seconds(slow['commit'])}, and {size(slow['gathered'])} are sent to it."
         )
     most = max(rows, key=lambda row: float(row["manifest"]))
     if most["manifest"] > _LIMIT:
         findings.append(
             "**The manifest.** One section of it has at most 4 GiB; that of\n"
-            f"   {_where(most)} would need {_size(most['manifest'])}."
+            f"   {_where(most)} would need {size(most['manifest'])}."
         )
     else:
         findings.append(
             f"**Not the format of the manifest.** The largest here, of {_where(most)}, has\n"
-            f"   {_size(most['manifest'])}, and one section of it may have 4 GiB. Every rank reads it at a load."
+            f"   {size(most['manifest'])}, and one section of it may have 4 GiB. Every rank reads it at a load."
         )
     files = max(rows, key=lambda row: int(row["files"]))
     findings.append(

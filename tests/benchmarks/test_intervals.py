@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import intervals
+from benchmarks import checkpoint_run, interval_costs, interval_page, interval_plots, intervals
 from benchmarks.checkpoint_run import CheckpointRun, RegimeTrainer, write_checkpoints
+from benchmarks.interval_cases import FULL, TINY, Case
+from benchmarks.interval_costs import OURS, Cost
 from benchmarks.interval_peers import PEERS, available
-from benchmarks.intervals import OURS, Cost
-from benchmarks.regimes import OPTIMIZERS, PRECISIONS, REGIMES
+from benchmarks.regimes import OPTIMIZERS, PRECISIONS, REGIMES, SIZES
 
 
 def tiny(optimizer: str = "adamw", precision: str = "fp32", regime: str = "early") -> CheckpointRun:
@@ -79,21 +80,48 @@ def test_unknown_settings_are_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_every_cost_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_cost_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert intervals.main(["--tiny", "--out", str(tmp_path)]) == 0
     costs = json.loads((tmp_path / "intervals.json").read_text())["costs"]
-    found = {(cost["run"], cost["program"], cost["interval"]) for cost in costs}
-    runs = [one.name for one in intervals.TINY.runs]
-    assert found == {(run, name, n) for run in runs for name in (OURS, *available()) for n in (1, 2)}
+    found = {(cost["regime"], cost["program"], cost["interval"]) for cost in costs}
+    regimes = [case.run.regime for case in TINY]
+    assert found == {(regime, name, n) for regime in regimes for name in (OURS, *available()) for n in (1, 2)}
     for cost in costs:
         if cost["program"] == OURS:
             assert sum(cost["by_role"].values()) == cost["delta"][0]
         if cost["program"] == "torch.save":
             assert cost["ratio"] == 1.0
-    assert "bits a parameter" in capsys.readouterr().out
+    assert "bytes a parameter" in capsys.readouterr().out
+    page = interval_page.render({"key_every": 16, "costs": costs})
+    assert all(name in page for name in (OURS, *available()))
+    # What is kept beside the runs is neither trained nor measured again.
+    monkeypatch.setattr(checkpoint_run, "RegimeTrainer", None)
+    monkeypatch.setattr(interval_costs, "_measure", None)
+    assert intervals.main(["--tiny", "--out", str(tmp_path / "again"), "--cache", str(tmp_path / "runs")]) == 0
+    assert json.loads((tmp_path / "again" / "intervals.json").read_text())["costs"] == costs
     pytest.importorskip("matplotlib")
-    plots = {f"{name}.{ending}" for name in ("intervals", "interval-roles") for ending in ("png", "svg")}
-    assert plots <= {path.name for path in tmp_path.iterdir()}
+    interval_plots.plot(costs, tmp_path)
+    assert {f"{name}.{ending}" for name in interval_plots.plots_of(costs) for ending in ("png", "svg")} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+def test_every_value_of_every_axis_is_in_the_full_grid() -> None:
+    runs = [case.run for case in FULL]
+    assert {run.regime for run in runs} == set(REGIMES)
+    assert {run.optimizer for run in runs} == set(OPTIMIZERS)
+    assert {run.precision for run in runs} == set(PRECISIONS)
+    assert {run.size for run in runs} == set(SIZES) - {"tiny"}
+    assert {interval for case in FULL for interval in case.intervals} == {1, 2, 5, 10, 20, 50, 100, 200, 500}
+    assert len(set(runs)) == len(runs)
+
+
+def test_a_chain_ends_with_the_longest_interval() -> None:
+    case = Case(tiny(), (1, 20, 50), 2)
+    assert [case.chain(interval) for interval in case.intervals] == [[0, 1, 2], [0, 20, 40], [0, 50]]
+    assert case.offsets == [0, 1, 2, 20, 40, 50]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -102,15 +130,15 @@ def test_peers_take_any_file(name: str, tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1 << 12)}, tmp_path / "model.pt")
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / "odd").write_bytes(bytes(range(251)) * 41)
-    keeper = PEERS[name]()
+    keeper = PEERS[name].make()
     assert keeper.take(tmp_path) > 0
     if name == "chunks":
         assert keeper.take(tmp_path) < 1000  # all of it is there
 
 
 def test_figures_follow_from_bytes() -> None:
-    cost = Cost("a run", OURS, 20, parameters=1000, raw=12_000, key=9600, delta=(1600, 1500, 1700), by_role={})
+    cost = Cost(tiny(), OURS, 20, parameters=1000, raw=12_000, key=9600, delta=(1600, 1500, 1700), by_role={})
     assert cost.step == (9600 + 15 * 1600) / 16 == 2100
     assert cost.per_thousand == 50 * 2100
-    assert cost.bits == 16.8
+    assert cost.per_parameter == 2.1
     assert cost.ratio == 12_000 / 2100
