@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deltackpt.codec import rans
 from deltackpt.codec.kernels import VARIANTS, Kernels, open_library
+from deltackpt.codec.rans.tables import normalize
 from deltackpt.codec.residual import Words, from_residual
 from deltackpt.codec.workspace import Workspace
 from deltackpt.errors import CorruptObjectError
@@ -290,3 +291,22 @@ def test_another_base_is_an_error_or_other_words() -> None:
 @pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.variant)
 def test_variants_name_themselves(kernels: Kernels) -> None:
     assert kernels.variant in VARIANTS
+
+
+def test_what_a_sample_hardly_shows_is_guessed_from_neighbours() -> None:
+    """Of normal residuals the far ones occur once or never among 3,000; those without a frequency would be escapes."""
+    shape = np.exp(-((np.arange(256) / 60.0) ** 2))
+    counts = np.random.default_rng(5).multinomial(3000, shape / shape.sum())
+    found = normalize(counts, True, 11)
+    assert not counts[:130].all()
+    assert found[:130].all()
+    assert found.sum() == 1 << 11
+    assert not normalize(counts, False, 11)[:130].all()
+
+
+def test_symbols_that_do_not_occur_between_frequent_ones_get_no_frequency() -> None:
+    counts = np.zeros(256, dtype=np.int64)
+    counts[0:200:4] = 100
+    counts[230] = 3
+    found = normalize(counts, True, 11)
+    assert np.flatnonzero(found).tolist() == [*range(0, 200, 4), 230, 255]

@@ -16,7 +16,7 @@
 
 /* Of some rows their share of so many times these, and no fewer than the least: as many tables as there are classes have to
  * be known as well as those of a block. */
-#define ROW_SAMPLES 4
+#define ROW_SAMPLES 2
 #define LEAST_SAMPLES ((uint64_t)1 << 13)
 
 /* Below so many 1/65536 bits an element, the tables come from half of the block: 2% smaller than from 2^17 of 2^20

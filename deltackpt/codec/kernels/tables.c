@@ -1,6 +1,35 @@
 /* Frequency tables: from counts, to bytes and back, and into the forms that the inner loops look up. */
 #include "rans.h"
 
+/* A symbol that a sample has so often is as frequent as that; of others what neighbours have is a better guess. */
+#define FEW 8
+/* Their mean is counted in sixteenths. */
+#define PARTS 16
+/* Neighbours get a frequency where together they are worth an eighth of the least for each of them. An escape costs tens
+ * of bits, a frequency that is never used one and a half in 2048. */
+#define WORTH 8
+
+/* Runs of symbols that a sample has seldom or not at all, up to FEW in all, become equally frequent. */
+static void smooth(const uint32_t counts[DK_SYMBOLS], uint64_t total, uint32_t precision, uint64_t out[DK_SYMBOLS])
+{
+    int end = DK_ESCAPE;
+    while (end > 0 && !counts[end - 1]) end--;
+    for (int s = 0; s < DK_SYMBOLS; s++) out[s] = PARTS * (uint64_t)counts[s];
+    for (int s = 0; s < end;) {
+        uint64_t sum = 0;
+        int last = s;
+        while (last < end && counts[last] < FEW && sum < FEW) sum += counts[last++];
+        if (last == s) {
+            s++;
+            continue;
+        }
+        const uint64_t width = (uint64_t)(last - s), mean = PARTS * sum / width;
+        if ((WORTH * sum << precision) >= width * total)
+            for (; s < last; s++) out[s] = mean ? mean : 1;
+        s = last;
+    }
+}
+
 /* Every symbol that occurs gets at least 1, the escape always does, and the sum is 1 << precision. */
 void dk_normalize(const uint32_t counts[DK_SYMBOLS], int sampled, uint32_t precision, uint16_t frequencies[DK_SYMBOLS])
 {
@@ -19,9 +48,18 @@ void dk_normalize(const uint32_t counts[DK_SYMBOLS], int sampled, uint32_t preci
         return;
     }
     total += escapes;
+    uint64_t known[DK_SYMBOLS];
+    if (sampled) {
+        smooth(counts, total, precision, known);
+        known[DK_ESCAPE] = PARTS * escapes;
+        total = 0;
+        for (int s = 0; s < DK_SYMBOLS; s++) total += known[s];
+    } else {
+        for (int s = 0; s < DK_SYMBOLS; s++) known[s] = counts[s];
+    }
     int32_t left = (int32_t)whole;
     for (int s = 0; s < DK_SYMBOLS; s++) {
-        uint64_t n = s == DK_ESCAPE ? escapes : counts[s];
+        uint64_t n = known[s];
         if (n == 0 && s != DK_ESCAPE) continue;
         uint64_t f = (n * whole + total / 2) / total;
         frequencies[s] = (uint16_t)(f ? f : 1);

@@ -18,7 +18,7 @@ __all__ = ["encode"]
 
 _SPARSE_Q16 = 1 << 15
 _SAMPLES = {2: 1 << 17, 4: 1 << 16}
-_ROW_SAMPLES, _LEAST_SAMPLES = 4, 1 << 13
+_ROW_SAMPLES, _LEAST_SAMPLES = 2, 1 << 13
 
 
 def _raw_streams(z: Words, shift: int) -> bytes:

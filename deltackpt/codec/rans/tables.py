@@ -11,8 +11,28 @@ from deltackpt.errors import CorruptObjectError
 __all__ = ["get_tables", "normalize", "put_tables"]
 
 _LONGEST_UNARY, _PLAIN_BITS = 16, 14
+# As in ``kernels/tables.c``: how often a symbol is often enough to be as frequent as that; parts of 1 that others are
+# counted in; and in how many the least frequency has to be worth one, for each of them.
+_FEW, _PARTS, _WORTH = 8, 16, 8
 
 Frequencies = NDArray[np.int64]
+
+
+def _smooth(counts: Frequencies, total: int, precision: int) -> Frequencies:
+    """Runs of symbols that a sample has seldom or not at all, up to ``_FEW`` in all, become equally frequent: what
+    neighbours have is a better guess. In sixteenths."""
+    out, plain = _PARTS * counts, counts.tolist()
+    present = np.flatnonzero(counts[:ESCAPE])
+    end, s = int(present[-1]) + 1, 0
+    while s < end:
+        last, among = s, 0
+        while last < end and plain[last] < _FEW and among < _FEW:
+            among += plain[last]
+            last += 1
+        if last > s and (_WORTH * among << precision) >= (last - s) * total:
+            out[s:last] = max(1, _PARTS * among // (last - s))
+        s = max(last, s + 1)
+    return out
 
 
 def normalize(counts: NDArray[np.int64], sampled: bool, precision: int) -> Frequencies:
@@ -26,6 +46,7 @@ def normalize(counts: NDArray[np.int64], sampled: bool, precision: int) -> Frequ
     if sampled:
         # As many symbols are still unseen, by Good and Turing, as were seen once.
         found[ESCAPE] += int((found[:ESCAPE] == 1).sum())
+        found = _smooth(found, int(found.sum()), precision)
     total = int(found.sum())
     out = np.maximum((found * whole + total // 2) // total, found > 0)
     out[ESCAPE] = max(1, out[ESCAPE])
