@@ -83,6 +83,40 @@ def test_adam(count: int, seed: int, numbers: tuple[float, float, float]) -> Non
             assert all(result == results[0] for result in results)
 
 
+def adam_like(count: int, seed: int, tiny: bool) -> list[Words]:
+    """A weight and two moments as training has them; ``tiny``, of all sizes down to denormals. A few are special."""
+    random = np.random.default_rng(seed)
+    scale = 2.0 ** random.integers(-149, 120, (3, count)) if tiny else np.array([[2e-2], [1e-3], [1e-3]])
+    numbers = random.standard_normal((3, count)) * scale
+    numbers[2] = np.abs(numbers[2]) ** (1 if tiny else 2)
+    found = numbers.astype(np.float32).view(F32.word)
+    special = np.array(special_words(F32), F32.word)
+    places = random.random((3, count)) < 0.001
+    found[places] = random.choice(special, int(places.sum()))
+    return list(found)
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("epsilon", [1e-8, 0.0, 1.0, 1e-300, -1e-8])
+@pytest.mark.parametrize("rate", [-1e-4, 2.0**-10, -1.0, 0.0, 1e-290, 1e30, 1e300])
+def test_adam_as_in_training(rate: float, epsilon: float, tiny: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers for which kernels take a quicker way, which must not be seen."""
+    inputs = adam_like(100_000, 7, tiny)
+    params = struct.pack("<ddf", rate, epsilon, 0.9999)
+    results = implementations(lambda: predicted(AdamWeight(), "float32", inputs, params), monkeypatch)
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("beta1", [0.9, 0.95, 0.0, 1 - 2.0**-50, 1e-300, -3.0])
+@pytest.mark.parametrize("beta2", [0.999, 0.9, 0.0, 1 - 2.0**-53, 1.0, 2.0])
+def test_adam_second_as_in_training(beta1: float, beta2: float, tiny: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment, before, second = adam_like(100_000, 11, tiny)
+    inputs, params = [second, moment, before], struct.pack("<dd", beta1, beta2)
+    results = implementations(lambda: predicted(AdamSecond(), "float32", inputs, params), monkeypatch)
+    assert all(result == results[0] for result in results)
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 @pytest.mark.parametrize("count", [*LENGTHS, 200_000])
 def test_casts(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,10 @@
 
 #include <math.h>
 
+#if DK_X86
+#include <immintrin.h>
+#endif
+
 #if defined(__GNUC__)
 #define FORCE_INLINE static inline __attribute__((always_inline))
 #define NO_INLINE __attribute__((noinline))
@@ -87,6 +91,101 @@ FORCE_INLINE void adam_second_chunk(const dk_step *s, uint64_t start, size_t n)
     memcpy(s->out + 4 * start, out, 4 * n);
 }
 
+#if DK_X86
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define DOUBLES 8
+
+/* The same results with less work: square roots and divisions take most of the time, and all that is kept of them is a
+ * float32. So they are approximated, and a chunk counts where all that the exact result may be, within the bound of
+ * the error, rounds to the same float32 (Ziv, "Fast evaluation of elementary mathematical functions with correctly
+ * rounded last bit", ACM TOMS 17, 1991). Where it does not (one number in some 2^13; NaN, negative and zero second
+ * moments; settings for which a double could under- or overflow) the formulas are computed as they are written.
+ * Measured: 0.7 instead of 1.5 ns for a weight, 0.6 instead of 1.1 ns for a second moment. */
+static int between(double x, double low, double high) { return x >= low && x <= high; }
+
+static int weight_is_tame(const dk_step *s)
+{
+    return between(s->b, 0, 1) && (s->a == 0 || between(fabs(s->a), 0x1p-200, 0x1p200));
+}
+
+static int second_is_tame(const dk_step *s)
+{
+    return (s->a == 0 || between(fabs(s->a), 0x1p-100, 0x1p10)) && between(1.0 - s->a, 0x1p-60, 0x1p10) &&
+           between(1.0 - s->b, 0x1p-60, 0x1p10);
+}
+
+/* Whether both ends of an interval round to one float32, which is put in rounded. A NaN is none. */
+AVX512 FORCE_INLINE int rounds_alike(__m512d low, __m512d high, __m256 *rounded)
+{
+    *rounded = _mm512_cvtpd_ps(low);
+    return _mm256_cmp_ps_mask(*rounded, _mm512_cvtpd_ps(high), _CMP_EQ_OQ) == 0xff;
+}
+
+/* f32(rate * (m / (sqrt(v) + epsilon))). With an estimate y of 1 / sqrt(v) that is off by a share of 2^-14, and
+ * e = 1 - v y^2, sqrt(v) = v y (1 - e)^(-1/2); of its series three terms are taken, which leaves less than 2^-40. The
+ * reciprocal likewise: 1 / (1 - f) = 1 + f + f^2 + ..., less than 2^-41. */
+AVX512 FORCE_INLINE int update_of(const dk_step *s, uint64_t at, __m256 *update)
+{
+    const __m512d one = _mm512_set1_pd(1);
+    const __m512d v = _mm512_cvtps_pd(_mm256_loadu_ps((const float *)(const void *)(s->second + 4 * at)));
+    const __m512d m = _mm512_cvtps_pd(_mm256_loadu_ps((const float *)(const void *)(s->first + 4 * at)));
+    const __m512d y = _mm512_rsqrt14_pd(v), t = _mm512_mul_pd(v, y), e = _mm512_fnmadd_pd(t, y, one);
+    const __m512d series = _mm512_fmadd_pd(e, _mm512_set1_pd(0.375), _mm512_set1_pd(0.5));
+    const __m512d root = _mm512_add_pd(_mm512_fmadd_pd(_mm512_mul_pd(t, e), series, t), _mm512_set1_pd(s->b));
+    const __m512d z = _mm512_rcp14_pd(root), f = _mm512_fnmadd_pd(root, z, one);
+    const __m512d inverse = _mm512_fmadd_pd(z, _mm512_fmadd_pd(f, f, f), z);
+    const __m512d found = _mm512_mul_pd(_mm512_mul_pd(m, inverse), _mm512_set1_pd(s->a));
+    return rounds_alike(_mm512_mul_pd(found, _mm512_set1_pd(1 - 0x1p-38)),
+                        _mm512_mul_pd(found, _mm512_set1_pd(1 + 0x1p-38)), update);
+}
+
+AVX512 FORCE_INLINE int adam_weight_quick(const dk_step *s, uint64_t start)
+{
+    __m512 out[CHUNK / 16];
+    int sure = 1;
+    for (int i = 0; i < CHUNK / 16; i++) {
+        const uint64_t at = start + 16 * (uint64_t)i;
+        __m256 low, high;
+        sure &= update_of(s, at, &low) & update_of(s, at + DOUBLES, &high);
+        const __m512 base = _mm512_loadu_ps(s->base + 4 * at);
+        const __m512 kept = _mm512_mul_ps(base, _mm512_set1_ps(s->factor));
+        const __m512 moved = _mm512_add_ps(kept, _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1));
+        out[i] = _mm512_mask_mov_ps(base, _mm512_cmp_ps_mask(moved, moved, _CMP_EQ_OQ), moved);
+    }
+    if (!sure) return 0;
+    for (int i = 0; i < CHUNK / 16; i++) _mm512_storeu_ps(s->out + 4 * (start + 16 * (uint64_t)i), out[i]);
+    return 1;
+}
+
+/* The square of the gradient, times a constant, is off by less than a share of 2^-49. */
+AVX512 FORCE_INLINE int adam_second_quick(const dk_step *s, uint64_t start)
+{
+    const double rest1 = 1.0 - s->a, rest2 = 1.0 - s->b;
+    const __m512d scale = _mm512_set1_pd(rest2 / (rest1 * rest1)), beta1 = _mm512_set1_pd(s->a);
+    const __m512d less = _mm512_set1_pd(1 - 0x1p-45), more = _mm512_set1_pd(1 + 0x1p-45);
+    __m256 out[CHUNK / DOUBLES];
+    int sure = 1;
+    for (int i = 0; i < CHUNK / DOUBLES; i++) {
+        const uint64_t at = 4 * (start + DOUBLES * (uint64_t)i);
+        const __m512d m = _mm512_cvtps_pd(_mm256_loadu_ps((const float *)(const void *)(s->first + at)));
+        const __m512d before = _mm512_cvtps_pd(_mm256_loadu_ps((const float *)(const void *)(s->second + at)));
+        const __m256 base = _mm256_loadu_ps((const float *)(const void *)(s->base + at));
+        const __m512d kept = _mm512_cvtps_pd(_mm256_mul_ps(base, _mm256_set1_ps(s->factor)));
+        const __m512d t = _mm512_sub_pd(m, _mm512_mul_pd(before, beta1));
+        const __m512d square = _mm512_mul_pd(_mm512_mul_pd(t, t), scale);
+        sure &= rounds_alike(_mm512_fmadd_pd(square, less, kept), _mm512_fmadd_pd(square, more, kept), &out[i]);
+    }
+    if (!sure) return 0;
+    for (int i = 0; i < CHUNK / DOUBLES; i++)
+        _mm256_storeu_ps((float *)(void *)(s->out + 4 * (start + DOUBLES * (uint64_t)i)), out[i]);
+    return 1;
+}
+#endif
+
+/* Variants without a quick way. */
+#define NEVER(s) 0
+#define NOT_QUICK(s, start) 0
+
 /* The sums of the products of all pairs of columns, in lanes that take every 32nd product and keep what additions
  * round away (Knuth, TAOCP 4.2.2, theorem B): as good as exact, and the same wherever it is done in this order. */
 typedef struct {
@@ -157,13 +256,15 @@ FORCE_INLINE void cast_all(const uint8_t *words, uint8_t *out, uint64_t count, i
 }
 
 /* One function a job and target. They are not inlined, so that nothing of them moves out of their environment. */
-#define VARIANT(name, target)                                                                                          \
+#define VARIANT(name, target, weight_tame, weight_quick, second_tame, second_quick)                                    \
     target static NO_INLINE void adam_weight_##name(const dk_step *s)                                                  \
     {                                                                                                                  \
         dk_step own = *s;                                                                                              \
         own.factor = (float)own.c;                                                                                     \
         uint64_t i = 0;                                                                                                \
-        for (; i + CHUNK <= own.count; i += CHUNK) adam_weight_chunk(&own, i, CHUNK);                                  \
+        const int tame = weight_tame(&own);                                                                            \
+        for (; i + CHUNK <= own.count; i += CHUNK)                                                                     \
+            if (!tame || !weight_quick(&own, i)) adam_weight_chunk(&own, i, CHUNK);                                    \
         adam_weight_chunk(&own, i, own.count - i);                                                                     \
     }                                                                                                                  \
     target static NO_INLINE void adam_second_##name(const dk_step *s)                                                  \
@@ -171,7 +272,9 @@ FORCE_INLINE void cast_all(const uint8_t *words, uint8_t *out, uint64_t count, i
         dk_step own = *s;                                                                                              \
         own.factor = (float)own.c;                                                                                     \
         uint64_t i = 0;                                                                                                \
-        for (; i + CHUNK <= own.count; i += CHUNK) adam_second_chunk(&own, i, CHUNK);                                  \
+        const int tame = second_tame(&own);                                                                            \
+        for (; i + CHUNK <= own.count; i += CHUNK)                                                                     \
+            if (!tame || !second_quick(&own, i)) adam_second_chunk(&own, i, CHUNK);                                    \
         adam_second_chunk(&own, i, own.count - i);                                                                     \
     }                                                                                                                  \
     target static void cast_##name(const uint8_t *words, uint8_t *out, uint64_t count, int is_bfloat16)                \
@@ -186,10 +289,10 @@ FORCE_INLINE void cast_all(const uint8_t *words, uint8_t *out, uint64_t count, i
                     sum_products(p->columns[i], p->columns[j], p->length);                                             \
     }
 
-VARIANT(scalar, )
+VARIANT(scalar, , NEVER, NOT_QUICK, NEVER, NOT_QUICK)
 #if DK_X86
-VARIANT(avx2, __attribute__((target("avx2"))))
-VARIANT(avx512, __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))))
+VARIANT(avx2, __attribute__((target("avx2"))), NEVER, NOT_QUICK, NEVER, NOT_QUICK)
+VARIANT(avx512, AVX512, weight_is_tame, adam_weight_quick, second_is_tame, adam_second_quick)
 #define CHOOSE(job, variant) ((variant) == DK_AVX512 ? job##_avx512 : (variant) == DK_AVX2 ? job##_avx2 : job##_scalar)
 #else
 #define CHOOSE(job, variant) ((void)(variant), job##_scalar)
