@@ -79,6 +79,7 @@ KILLS ?= 3500
 FLIPS ?= 100000
 INPUTS ?= 10000000
 SAVES ?= 2000
+STRESS ?= 600
 
 crash: venv ## kill savers and collectors 3,500 times (KILLS=), flip 100,000 bits (FLIPS=)
 	$(BIN)/python -m tests.reliability.kills --kills $(KILLS)
@@ -87,8 +88,9 @@ crash: venv ## kill savers and collectors 3,500 times (KILLS=), flip 100,000 bit
 fuzz: venv ## feed every parser 10 million hostile inputs (INPUTS=)
 	$(BIN)/python -m tests.reliability.fuzz --inputs $(INPUTS)
 
-soak: venv ## save a 50 MB state 2,000 times (SAVES=), pruned as it goes
+soak: venv ## save a 50 MB state 2,000 times (SAVES=), pruned as it goes; then many processes at once for 10 minutes
 	$(BIN)/python -m tests.reliability.soak --saves $(SAVES)
+	$(BIN)/python -m tests.reliability.stress --seconds $(STRESS)
 
 clean: ## delete .venv, caches and build outputs
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -7,14 +7,15 @@ a pack that no manifest lists then. A kill leaves every step at its old generati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import Workspace
-from deltackpt.errors import CommitConflictError, CorruptObjectError
+from deltackpt.errors import CommitConflictError, CorruptObjectError, MissingObjectError
 from deltackpt.format.hashing import blake3_digest
 from deltackpt.format.index import Index, Location, encode_index, relocate
 from deltackpt.format.keys import StepKey, index_key, pack_key
@@ -58,6 +59,7 @@ def compact_store(store: OpenStore, *, share: float = LIVE_SHARE) -> tuple[str, 
 
     Raises:
         CorruptObjectError, MissingObjectError: a manifest, index or record cannot be read. Steps done before stay done.
+            A manifest that was deleted meanwhile is no error.
     """
     use = _survey(store)
     packs = _little_used(store, use, share)
@@ -66,7 +68,7 @@ def compact_store(store: OpenStore, *, share: float = LIVE_SHARE) -> tuple[str, 
         return ()
     keys = sorted({key for name in moving for key in use.steps[name]})
     with Announcement(store, keys[0].branch, keys[0].step) as announcement:
-        manifests = announcement.claim([store.manifest(key) for key in keys])
+        manifests = announcement.claim(list(_read(store, keys)))
         usable = {manifest.header.key for manifest in manifests}
         moved: dict[bytes, tuple[bytes, Index, int]] = {}
         for name in moving:
@@ -81,19 +83,26 @@ def _survey(store: OpenStore) -> _Use:
     use = _Use()
     signed = {found.key.removeprefix(SIGNATURES).rpartition("/")[0] for found in store.backend.list(SIGNATURES)}
     fixed: set[bytes] = set()
-    for step in visible_steps(store):
-        manifest = store.manifest(step.key)
+    for manifest in _read(store, [step.key for step in visible_steps(store)]):
+        key = manifest.header.key
         objects = {entry.identity: entry.object for entry in manifest.indexes}
         for identity, rows in _closure(store, manifest).rows.items():
             name = objects[identity]
             flags = use.rows.setdefault(name, np.zeros(store.index(name).rows, np.bool_))
             flags[rows] = True
-            use.steps.setdefault(name, []).append(step.key)
-        if f"{step.key.branch}/{step.key.step:012d}/{step.key.generation:06d}" in signed:
+            use.steps.setdefault(name, []).append(key)
+        if f"{key.branch}/{key.step:012d}/{key.generation:06d}" in signed:
             fixed.update(objects.values())
     for name in fixed:
         use.rows.pop(name, None)
     return use
+
+
+def _read(store: OpenStore, keys: Iterable[StepKey]) -> Iterator[Manifest]:
+    """Manifests that were listed, without those that somebody deleted since."""
+    for key in keys:
+        with suppress(MissingObjectError):
+            yield store.manifest(key)
 
 
 def _closure(store: OpenStore, manifest: Manifest, lookup: Callable[[bytes], Index] | None = None) -> Closure:

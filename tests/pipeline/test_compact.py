@@ -6,7 +6,9 @@ import pytest
 
 from deltackpt.api import Store
 from deltackpt.backend.memory import MemoryBackend
-from deltackpt.errors import BackendError, IncompleteSaveError
+from deltackpt.errors import BackendError, IncompleteSaveError, MissingObjectError
+from deltackpt.format.keys import StepKey
+from deltackpt.format.manifest import Manifest
 from deltackpt.format.pending import Mark
 from deltackpt.format.times import format_time
 from deltackpt.pipeline.compact import compact_store
@@ -116,6 +118,31 @@ def test_steps_that_are_about_to_go_are_not_rewritten(store: OpenStore) -> None:
     put_mark(store, Mark(format_time(store.clock()), manifests=(load_manifest(store, 3).header.key,)))
     assert compact_store(store) == ()
     assert_whole(store, [2, 3, 4])
+
+
+@pytest.mark.parametrize("gone_at", [1, 2])
+def test_steps_that_are_pruned_meanwhile_are_no_error(
+    store: OpenStore, monkeypatch: pytest.MonkeyPatch, gone_at: int
+) -> None:
+    """A step goes after it was listed, or after it was looked at."""
+    remove_steps(store, [("main", 1)])
+    reads: list[int] = []
+
+    def manifest(self: OpenStore, key: StepKey) -> Manifest:
+        if key.step == 3:
+            reads.append(key.step)
+            if len(reads) == gone_at:
+                remove_steps(open_store(self.backend), [("main", 3)])
+            if len(reads) >= gone_at:
+                raise MissingObjectError("there is no such object", where=str(key))
+        return read(self, key)
+
+    read = OpenStore.manifest
+    monkeypatch.setattr(OpenStore, "manifest", manifest)
+    compact_store(store)
+    monkeypatch.undo()
+    assert len(reads) >= gone_at
+    assert_whole(store, [2, 4])
 
 
 @pytest.mark.parametrize("error", [BackendError, KeyboardInterrupt], ids=["error", "kill"])
