@@ -749,17 +749,30 @@ def read_rans(payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dty
     kind, bits = np.dtype(f"<u{dtype.word}"), 8 * dtype.word
     words: NDArray[Any] = prediction.view(kind)
     method = payload.number(1)
-    if dtype.word not in (2, 4) or not words.size or method > 1:
+    if dtype.word not in (2, 4) or not words.size or method > 2:
         payload.fail(f"coder rans with method {method} for {words.size} words of {dtype.word} bytes")
     if method == 0:
         return np.repeat(np.frombuffer(payload.take(dtype.word), kind), words.size).view(np.uint8)
-    shift, precision, lanes_log2, key_shift, contexts, low, extra, *sizes = struct.unpack("<5BHH4I", payload.take(25))
-    known = shift % 4 == 0 and shift < bits and 9 <= precision <= 12 and lanes_log2 in (4, 6)
+    if method == 2:
+        packed, key_shift, contexts = payload.take(3)
+        low, extra, *sizes = payload.varints(4)
+        shift, precision, lanes_log2 = 4 * (packed & 7), 9 + (packed >> 3 & 3), 2 * (packed >> 5)
+        sizes = [sizes[0], 0, payload.varint() if extra else 0, sizes[1]]
+    else:
+        head = struct.unpack("<5BHH4I", payload.take(25))
+        shift, precision, lanes_log2, key_shift, contexts, low, extra, *sizes = head
+    known = shift % 4 == 0 and shift < bits and 9 <= precision <= 12
+    known = known and lanes_log2 in ((0, 2, 4, 6) if method == 2 else (4, 6))
     known = known and 1 <= contexts <= 16 and low < 2048 and extra >> contexts == 0
     known = known and (not extra or shift + 8 < bits)
     if not known or not (keys is not None if key_shift == 255 else max(1, bits - 11) <= key_shift < bits):
         payload.fail("a field of the header of coder rans is out of its range")
-    table = rans_tables(payload, payload.take(sizes[0]), contexts, 1 << precision)
+    data = payload.take(sizes[0])
+    if method == 2:
+        alternating = [not shift and not extra >> c & 1 for c in range(contexts)]
+        table = CompactTables(payload, data).frequencies(alternating, 1 << precision)
+    else:
+        table = rans_tables(payload, data, contexts, 1 << precision)
     raw, at = np.zeros(words.size, np.uint64), 0
     for width, there in ((2, shift & 16), (1, shift & 8)):
         if there:
@@ -771,6 +784,10 @@ def read_rans(payload: Cursor, prediction: Bytes, keys: Bytes | None, dtype: Dty
         if halves[words.size :].any():
             payload.fail("a bit beyond the last word")
         raw |= halves[: words.size].astype(np.uint64) << np.uint64(at)
+    if method == 2:
+        # The pieces are what the rest leaves; an odd byte is left over.
+        rest = sizes[2] + dtype.word * sizes[3] + (4 << lanes_log2)
+        sizes[1] = max(0, len(payload.data) - payload.at - rest) // 2
     stream = np.frombuffer(payload.take(2 * sizes[1]), "<u2").astype(np.int64)
     extras = np.frombuffer(payload.take(sizes[2]), np.uint8)
     escapes = np.frombuffer(payload.take(dtype.word * sizes[3]), kind)
@@ -818,6 +835,120 @@ def rans_tables(payload: Cursor, data: memoryview, contexts: int, whole: int) ->
     if len(rest) > 7 or any(rest):
         payload.fail("bits beyond its tables")
     return table
+
+
+class CompactTables:
+    """Tables of a compact payload: roots of frequencies, by an arithmetic coder with adaptive bits."""
+
+    def __init__(self, payload: Cursor, data: memoryview) -> None:
+        self.payload, self.data, self.at = payload, bytes(data), 0
+        self.low, self.high = 0, 0xFFFFFFFF
+        self.value = int.from_bytes(self.data[:4].ljust(4, b"\0"), "big")
+        self.models: dict[tuple[str, int], list[int]] = {}  # probability of a one, of 65536, and how often it was used
+
+    def fail(self) -> NoReturn:
+        self.payload.fail("tables that no encoder makes")
+
+    def even(self, one: int = 32768) -> int:
+        middle = self.low + ((self.high - self.low) * one >> 16)
+        bit = int(self.value <= middle)
+        if bit:
+            self.high = middle
+        else:
+            self.low = middle + 1
+        while not (self.low ^ self.high) >> 24:
+            following = self.data[self.at + 4] if self.at + 4 < len(self.data) else 0
+            self.value = (self.value << 8 & 0xFFFFFFFF) | following
+            self.low, self.high = self.low << 8 & 0xFFFFFFFF, (self.high << 8 & 0xFFFFFFFF) | 255
+            self.at += 1
+        return bit
+
+    def bit(self, name: str, number: int = 0) -> int:
+        model = self.models.setdefault((name, number), [32768, 0])
+        one, bit = model[0], self.even(model[0])
+        model[1] = min(model[1] + 1, 25)
+        rate = 131072 // (2 * model[1] + 3)
+        one = one + ((65536 - one) * rate >> 16) if bit else one - (one * rate >> 16)
+        model[0] = min(max(one, 1024), 64512)
+        return bit
+
+    def number(self, name: str) -> int:
+        length, found = 0, 1
+        while length < 15 and self.bit(name + ", unary", length):
+            length += 1
+        for i in reversed(range(length)):
+            found = found << 1 | (self.bit(name + ", next", length) if i == length - 1 else self.even())
+        return found - 1
+
+    def signed(self, name: str) -> int:
+        if self.bit(name + ", zero"):
+            return 0
+        negative = self.bit(name + ", negative")
+        size = 1 + self.number(name)
+        return -size if negative else size
+
+    def long(self, length: int, kept_from: int) -> int:
+        """A level of so many bits, without its lowest ones beyond ``kept_from``."""
+        if not 0 <= length <= 14:
+            self.fail()
+        dropped = min(max(length - kept_from, 0), max(length - 1, 0))
+        level = int(length > 0)
+        for _ in range(max(length - 1, 0) - dropped):
+            level = level << 1 | self.even()
+        return level << dropped
+
+    def levels(self, used: int, escape: int, alternating: bool, lengths: list[int]) -> list[int]:
+        """The levels of one context; changes the lengths of the first two for the next context."""
+        level = [0] * 255 + [escape]
+        if used > 1:
+            lengths[1] += self.signed("second")
+            level[1] = self.long(lengths[1], 14)
+        for s in range(2, used):
+            quarters = 3 * level[s - 2] + level[s - 1] if alternating else 2 * (level[s - 2] + level[s - 1])
+            quarters = 4 * level[1] if s == 2 else quarters
+            near = (quarters >= 6) + (quarters >= 16) + (quarters >= 48)
+            whole = (quarters + 2) // 4
+            level[s] = whole + self.signed(f"near {near}") if whole else self.number("none")
+            if not 0 <= level[s] < 1 << 14:
+                self.fail()
+        others = min(sum(v * v for v in level[1:]), 0xFFFFFFFF)
+        root = math.isqrt(others)
+        lengths[0] += self.signed("first")
+        level[0] = self.long(lengths[0], (root + (others - root * root > root)).bit_length())
+        if not level[used - 1]:
+            self.fail()
+        return level
+
+    def frequencies(self, alternating: list[bool], whole: int) -> NDArray[np.int64]:
+        used, lengths, table = 0, [0, 0], []
+        for signs in alternating:
+            used += self.signed("used")
+            if not 0 <= used <= 255:
+                self.fail()
+            escape = self.number("escape")
+            if escape >= 1 << 14:
+                self.fail()
+            level = self.levels(used, escape, signs, lengths) if used else [0] * 256
+            table.append(scaled([v * v for v in level], whole))
+        tails = [(self.low + (0xFFFFFFFF >> 8 * n)) & ~(0xFFFFFFFF >> 8 * n) for n in range(5)]
+        size = next(n for n in range(5) if tails[n] <= self.high)
+        if self.data[self.at :] != tails[size].to_bytes(4, "big")[:size] or self.at > len(self.data):
+            self.fail()
+        return np.array(table, np.int64)
+
+
+def scaled(weights: list[int], whole: int) -> list[int]:
+    """Frequencies in proportion to the weights of symbols, of which the last is the escape."""
+    if not any(weights[:-1]):
+        return [1] + [0] * 254 + [whole - 1]
+    total = sum(weights)
+    found = [max((n * whole + total // 2) // total, int(n > 0)) for n in weights]
+    found[-1] = max(1, found[-1])
+    while left := whole - sum(found):
+        best = found.index(max(found))
+        most = max(1, found[best] // 8)
+        found[best] += max(-most, min(most, left))
+    return found
 
 
 def rans_symbols(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from deltackpt.codec import rans
 from deltackpt.codec.kernels import VARIANTS, Kernels, open_library
+from deltackpt.codec.rans.compact import get_compact_tables, put_compact_tables
+from deltackpt.codec.rans.layout import CODED, COMPACT, CONSTANT, Plan, parse_plan
 from deltackpt.codec.rans.tables import normalize
 from deltackpt.codec.residual import Words, from_residual
 from deltackpt.codec.workspace import Workspace
@@ -23,8 +26,8 @@ from tests.codec.helpers import kernel_payload, kernel_words, noise, reference_p
 NAMES = ("float32", "bfloat16", "float16", "int32", "uint16", "complex64")
 KERNELS = [kernels for name in VARIANTS if (kernels := open_library(name)[0]) is not None]
 
-# Around lanes (16, 64), from where on there are 64 of them and plans are made from samples (8192), and the samples
-# of the tables (2^16 words of 4 bytes).
+# Around rows of lanes (16, 64), from where on plans are made from samples (8192), and the samples of the tables (2^16
+# words of 4 bytes).
 LENGTHS = [1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 8191, 8192, 8193, 8255, 8256, 8257]
 
 Context = NDArray[np.uint8] | None
@@ -220,6 +223,26 @@ def payloads() -> list[tuple[DType, Words, Context, bytes]]:
 PAYLOADS = payloads()
 
 
+def other_forms() -> list[tuple[DType, Words, Context, bytes]]:
+    """Payloads of all methods and numbers of states, whatever this package would choose for such blocks."""
+    found: list[tuple[DType, Words, Context, bytes]] = []
+    for name, count, scale in (("float32", 700, 3e4), ("bfloat16", 650, 2.0)):
+        dtype = by_name(name)
+        values, base = walk(dtype, count, 1, scale)
+        values[::50] = noise(dtype, values[::50].size)
+        survey = rans.take_survey(values, base, None, dtype)
+        for method, lanes_log2 in FORMS:
+            plan = replace(survey.plan, method=method, lanes_log2=lanes_log2)
+            payload = rans.encode(values, base, None, dtype, replace(survey, plan=plan))
+            assert payload is not None
+            found.append((dtype, base, None, payload))
+    return found
+
+
+FORMS = [(CODED, 4), (CODED, 6), (COMPACT, 0), (COMPACT, 2), (COMPACT, 4), (COMPACT, 6)]
+PAYLOADS += other_forms()
+
+
 def survives(payload: bytes, base: Words, context: Context, dtype: DType) -> bool:
     """An error of ours or words, and the same of all implementations. Whether there were words."""
     view = memoryview(payload)
@@ -258,9 +281,9 @@ def test_escapes_that_are_too_large(number: int) -> None:
     """All implementations drop what a word does not hold."""
     dtype, base, context, payload = PAYLOADS[number]
     damaged = bytearray(payload)
-    states = 4 << payload[3]
-    escapes = int.from_bytes(payload[22:26], "little")
-    assert escapes
+    plan, _ = parse_plan(memoryview(payload), dtype.word_bytes, context is not None, source="test")
+    states = 4 * plan.lanes
+    assert plan.escapes
     damaged[-states - 2 : -states] = b"\xff\xff"
     assert survives(bytes(damaged), base, context, dtype)
 
@@ -274,12 +297,69 @@ def test_truncated_and_longer_payloads(number: int) -> None:
     assert survives(payload, base, context, dtype)
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [65, 700, 9000])
+@pytest.mark.parametrize(("method", "lanes_log2"), FORMS)
+def test_every_form_of_any_block(name: str, count: int, method: int, lanes_log2: int) -> None:
+    """Also those that this package would not choose."""
+    dtype = by_name(name)
+    for scale, context in ((0.02, None), (40.0, (np.arange(count) % 20).astype(np.uint8))):
+        values, base = walk(dtype, count, count, scale)
+        survey = rans.take_survey(values, base, context, dtype)
+        survey = replace(survey, plan=replace(survey.plan, method=method, lanes_log2=lanes_log2))
+        payload = rans.encode(values, base, context, dtype, survey)
+        for kernels in KERNELS:
+            space, out = Workspace(), np.empty(kernels.bound(dtype, count), np.uint8)
+            length = kernels.encode(values, base, context, dtype, survey, out, space)
+            assert payload == (None if length is None else out[:length].tobytes()), kernels.variant
+        if payload is not None:
+            assert payload[0] in (CONSTANT, method)
+            assert survives(payload, base, context, dtype)
+
+
+def test_compact_tables_take_a_quarter() -> None:
+    """Of what plain ones take, for much the same frequencies: what they cost in symbols is less than they save."""
+    dtype = by_name("bfloat16")
+    values, base = walk(dtype, 1 << 14, 0, 1.5)
+    survey = rans.take_survey(values, base, None, dtype)
+    assert survey.plan.method == COMPACT
+    sizes = {}
+    for method in (CODED, COMPACT):
+        chosen = replace(survey, plan=replace(survey.plan, method=method, lanes_log2=4))
+        payload = rans.encode(values, base, None, dtype, chosen)
+        assert payload is not None
+        plan, head = parse_plan(memoryview(payload), 2, False, source="test")
+        sizes[method] = (plan.table_bytes, len(payload) - plan.table_bytes - head)
+    assert 3 * sizes[COMPACT][0] < sizes[CODED][0]
+    assert sizes[COMPACT][1] < sizes[CODED][1] * 1.003 + 4
+
+
+@pytest.mark.parametrize("used", [0, 1, 2, 3, 255])
+def test_tables_of_any_length(used: int) -> None:
+    """Contexts without a symbol, with one, and with all, one after another."""
+    counts = np.zeros((3, 256), np.int64)
+    counts[0, :used] = 1 + np.arange(used) ** 3 % 1_000_003
+    counts[2, [0, 7, 255]] = 1, 1 << 30, 9
+    plan = Plan(0, 9, 4, 8, 3, 0, 0, method=COMPACT)
+    for sampled in (False, True):
+        found = put_compact_tables(counts, sampled, plan)
+        assert found is not None
+        data, frequencies = found
+        assert frequencies.sum(axis=1).tolist() == [512] * 3
+        assert (frequencies[counts > 0] > 0).all()
+        assert (get_compact_tables(memoryview(data), plan, source="test") == frequencies).all()
+        for damaged in (data[:-1], data + b"\0", data + b"\1"):
+            with pytest.raises(CorruptObjectError, match="tables"):
+                get_compact_tables(memoryview(damaged), plan, source="test")
+
+
 @given(payload=st.binary(max_size=400), name=st.sampled_from(NAMES), count=st.integers(1, 200))
 def test_random_bytes(payload: bytes, name: str, count: int) -> None:
     dtype = by_name(name)
     base = noise(dtype, count)
     survives(payload, base, None, dtype)
-    survives(b"\x01" + payload, base, np.zeros(count, np.uint8), dtype)
+    for method in (b"\x01", b"\x02"):
+        survives(method + payload, base, np.zeros(count, np.uint8), dtype)
 
 
 def test_another_base_is_an_error_or_other_words() -> None:

@@ -424,8 +424,8 @@ def rans(payload: bytes, prediction: Prediction, floating: bool) -> Array:
         z = np.repeat(cursor.words(1, words.itemsize), words.size)
         cursor.end()
     else:
-        demand(method == 1, "unknown method")
-        z = Coded(cursor, prediction).z()
+        demand(method in (1, 2), "unknown method")
+        z = Coded(cursor, prediction, compact=method == 2).z()
     return join(z, words, floating)
 
 
@@ -471,19 +471,139 @@ def frequencies(bits: Bits, precision: int) -> list[int]:
     return [*found, *[0] * (255 - alphabet), escape]
 
 
-class Coded:
-    """Method 1 of the coder rans."""
+class Levels:
+    """The tables of a compact payload, as the arithmetic decoder finds them."""
 
-    def __init__(self, cursor: Cursor, prediction: Prediction) -> None:
+    def __init__(self, data: bytes) -> None:
+        self._data, self._dropped = data, 0
+        self._low, self._high = 0, 2**32 - 1
+        self._value = int.from_bytes((data + bytes(4))[:4], "big")
+        self._p: dict[tuple[str, int], int] = {}
+        self._uses: dict[tuple[str, int], int] = {}
+
+    def _decide(self, p: int) -> int:
+        m = self._low + (self._high - self._low) * p // 65536
+        bit = int(self._value <= m)
+        self._low, self._high = (self._low, m) if bit else (m + 1, self._high)
+        while self._low >> 24 == self._high >> 24:
+            at = self._dropped + 4
+            byte = self._data[at] if at < len(self._data) else 0
+            self._low = self._low % 2**24 * 256
+            self._high = self._high % 2**24 * 256 + 255
+            self._value = self._value % 2**24 * 256 + byte
+            self._dropped += 1
+        return bit
+
+    def _even(self) -> int:
+        return self._decide(32768)
+
+    def _bit(self, model: str, i: int = 0) -> int:
+        p = self._p.get((model, i), 32768)
+        bit = self._decide(p)
+        j = self._uses[model, i] = min(25, self._uses.get((model, i), 0) + 1)
+        r = 131072 // (2 * j + 3)
+        p += (65536 - p) * r // 65536 if bit else -(p * r // 65536)
+        self._p[model, i] = min(64512, max(1024, p))
+        return bit
+
+    def _number(self, name: str) -> int:
+        ones = 0
+        while ones < 15 and self._bit(name + " unary", ones):
+            ones += 1
+        found = 1
+        for k in range(ones):
+            found = 2 * found + (self._even() if k else self._bit(name + " next", ones))
+        return found - 1
+
+    def _difference(self, name: str) -> int:
+        if self._bit(name + " zero"):
+            return 0
+        sign = -1 if self._bit(name + " below") else 1
+        return sign * (1 + self._number(name))
+
+    def _long(self, length: int, kept: int) -> int:
+        demand(0 <= length <= 14, "the length of a level")
+        if length == 0:
+            return 0
+        level, without = 1, min(max(length - kept, 0), length - 1)
+        for _ in range(length - 1 - without):
+            level = 2 * level + self._even()
+        return level << without
+
+    def all(self, alternating: list[bool]) -> list[list[int]]:
+        """256 levels of each context."""
+        found: list[list[int]] = []
+        a, first, second = 0, 0, 0
+        for t_is_0 in alternating:
+            a += self._difference("used")
+            demand(0 <= a <= 255, "the number of levels")
+            v = [0] * 256
+            v[255] = self._number("escape")
+            if a > 1:
+                second += self._difference("second")
+                v[1] = self._long(second, 14)
+            for s in range(2, a):
+                e = 4 * v[1] if s == 2 else 3 * v[s - 2] + v[s - 1] if t_is_0 else 2 * (v[s - 2] + v[s - 1])
+                m = (e + 2) // 4
+                near = sum(e >= bound for bound in (6, 16, 48))
+                v[s] = m + self._difference(f"near {near}") if m else self._number("none")
+            if a:
+                q = min(sum(level**2 for level in v), 2**32 - 1)
+                # The root of a whole number is never halfway between two.
+                h = (math.isqrt(4 * q) + 1) // 2
+                first += self._difference("first")
+                v[0] = self._long(first, h.bit_length())
+                demand(v[a - 1], "a last level of 0")
+            demand(all(0 <= level < 2**14 for level in v), "a level out of its range")
+            found.append(v)
+        for k in range(5):
+            unit = 256 ** (4 - k)
+            least = -(-self._low // unit) * unit
+            if least <= self._high:
+                demand(self._data[self._dropped :] == least.to_bytes(4, "big")[:k], "the end of the tables")
+                demand(len(self._data) >= self._dropped, "tables that end early")
+                break
+        return found
+
+
+def apportioned(levels: list[int], whole: int) -> list[int]:
+    """Frequencies from the levels of a context."""
+    if not any(levels[:255]):
+        return [1, *[0] * 254, whole - 1]
+    squares = [v * v for v in levels]
+    total = sum(squares)
+    found = [max(v > 0, (v * whole + total // 2) // total) for v in squares]
+    found[255] = max(1, found[255])
+    while (missing := whole - sum(found)) != 0:
+        largest = max(found)
+        step = max(1, largest // 8)
+        found[found.index(largest)] += max(-step, min(step, missing))
+    return found
+
+
+class Coded:
+    """Methods 1 and 2 of the coder rans."""
+
+    def __init__(self, cursor: Cursor, prediction: Prediction, *, compact: bool) -> None:
         self.words = prediction.words
         self.width = 8 * self.words.itemsize
         n = self.words.size
-        self.shift, self.precision, lanes, key_shift, contexts, low, extra = cursor.unpack("BBBBBHH")
+        if compact:
+            packed, key_shift, contexts = cursor.unpack("BBB")
+            low, extra, table_bytes, escape_count = (cursor.varint() for _ in range(4))
+            extra_count, word_count = cursor.varint() if extra else 0, 0
+            demand(packed < 128, "a bit that is not 0")
+            self.shift, self.precision, lanes = packed % 8 * 4, packed // 8 % 4 + 9, packed // 32 * 2
+            levels = Levels(cursor.take(table_bytes))
+            rows = levels.all([self.shift == 0 and not extra >> c & 1 for c in range(contexts)])
+            self.frequency = np.array([apportioned(row, 1 << self.precision) for row in rows], np.int64)
+        else:
+            self.shift, self.precision, lanes, key_shift, contexts, low, extra = cursor.unpack("BBBBBHH")
+            table_bytes, word_count, extra_count, escape_count = cursor.unpack("4I")
+            bits = Bits(cursor.take(table_bytes))
+            self.frequency = np.array([frequencies(bits, self.precision) for _ in range(contexts)], np.int64)
+            bits.end()
         self.lanes = 1 << lanes
-        table_bytes, word_count, extra_count, escape_count = cursor.unpack("4I")
-        bits = Bits(cursor.take(table_bytes))
-        self.frequency = np.array([frequencies(bits, self.precision) for _ in range(contexts)], np.int64)
-        bits.end()
         wide, byte, nibble = (bool(self.shift & bit) for bit in (16, 8, 4))
         self.raw = np.zeros(n, np.uint64)
         at = 0
@@ -496,6 +616,11 @@ class Coded:
             halves = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)
             demand(not halves[n:].any(), "unused bits")
             self.raw |= halves[:n].astype(np.uint64) << np.uint64(at)
+        if compact:
+            word_count = (
+                len(cursor.data) - cursor.at - extra_count - escape_count * self.words.itemsize - 4 * self.lanes
+            ) // 2
+            demand(word_count >= 0, "streams longer than the payload")
         self.stream = cursor.words(word_count, 2).astype(np.int64)
         self.extra_bytes = cursor.words(extra_count, 1)
         self.escapes = cursor.words(escape_count, self.words.itemsize)

@@ -1,4 +1,5 @@
-"""Wrote ``codec-rans-v1/blocks.pack``; refuses to write over it. Run from the repository's root."""
+"""Wrote ``codec-rans-v1/blocks.pack`` and, when there were compact payloads, ``codec-rans-v2/blocks.pack``; refuses to
+write over them. Run from the repository's root."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from deltackpt.format.pack import PackBuilder
 from deltackpt.format.record import Need, Record, encode_record
 from tests.golden.codec_rans_v1 import Case, cases, to_bytes
 
-__all__ = ["FILE", "payload_of"]
+__all__ = ["COMPACT_FILE", "FILE", "payload_of"]
 
 FILE = Path(__file__).parent / "codec-rans-v1" / "blocks.pack"
+COMPACT_FILE = FILE.parent.with_name("codec-rans-v2") / "blocks.pack"
 PACK_ID = bytes(range(16))
 
 
@@ -52,6 +54,6 @@ if __name__ == "__main__":
     builder = PackBuilder(PACK_ID)
     for case in cases():
         builder.add(_record(case))
-    FILE.parent.mkdir()
-    with FILE.open("xb") as file:
+    COMPACT_FILE.parent.mkdir()
+    with COMPACT_FILE.open("xb") as file:
         file.write(builder.finish())

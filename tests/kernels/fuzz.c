@@ -139,6 +139,10 @@ static void code(dk_block block, uint32_t damages)
     dk_scratch *scratch = buffer(dk_scratch_bytes(block.count, block.word));
     dk_survey survey;
     dk_survey_block(&block, &survey, scratch);
+    if (below(2)) {
+        survey.plan.method = DK_CODED + below(2);
+        survey.plan.lanes_log2 = survey.plan.method == DK_COMPACT ? 2 * below(4) : 4 + 2 * below(2);
+    }
     for (int variant = 0; variant <= dk_best_variant(); variant++) {
         uint8_t *out = buffer(dk_bound(block.count, block.word));
         int64_t found = dk_encode(variant, &block, &survey, out, scratch);

@@ -5,8 +5,6 @@
 #include <cpuid.h>
 #endif
 
-#define METHOD_CONSTANT 0
-#define METHOD_CODED 1
 /* Bytes that the caller's buffer has beyond the block's: header, tables and full vectors past the end of a stream. */
 #define SLACK 32768
 #define VECTOR 128
@@ -122,7 +120,7 @@ static int is_constant(const dk_block *block, uint32_t first)
 
 static void put_header(uint8_t *out, const dk_plan *plan)
 {
-    out[0] = METHOD_CODED;
+    out[0] = DK_CODED;
     out[1] = (uint8_t)plan->shift;
     out[2] = (uint8_t)plan->precision;
     out[3] = (uint8_t)plan->lanes_log2;
@@ -136,11 +134,39 @@ static void put_header(uint8_t *out, const dk_plan *plan)
     put32(out + 22, plan->escapes);
 }
 
+static uint64_t put_head(uint8_t *out, const dk_plan *plan)
+{
+    if (plan->method == DK_COMPACT) return dk_put_compact_head(out, plan);
+    put_header(out, plan);
+    return DK_HEADER;
+}
+
+/* The bytes of the tables, and the frequencies that they say; 0 where they are too long. */
+static uint32_t put_tables(const uint32_t *counts, int sampled, const dk_plan *plan, uint8_t *out,
+                           dk_frequencies frequencies)
+{
+    if (plan->method == DK_COMPACT) return (uint32_t)dk_put_compact_tables(counts, sampled, plan, out, frequencies);
+    for (uint32_t c = 0; c < plan->contexts; c++)
+        dk_normalize(counts + c * DK_SYMBOLS, sampled, plan->precision, frequencies[c]);
+    return (uint32_t)dk_put_tables(frequencies, plan, out);
+}
+
+/* Four states and fewer do not fill a vector. */
+static dk_encode_rows rows_encoder(const variant_functions *f, const dk_plan *plan)
+{
+    return plan->lanes_log2 < 4 ? dk_encode_rows_scalar : f->encode;
+}
+
+static dk_decode_rows rows_decoder(const variant_functions *f, const dk_plan *plan)
+{
+    return plan->lanes_log2 < 4 ? dk_decode_rows_scalar : f->decode;
+}
+
 static int encode_streams(const variant_functions *f, const dk_block *block, const dk_plan *plan,
                           const dk_encode_table *table, dk_encoder *e)
 {
-    const uint64_t n = block->count, rows = plan->lanes_log2 == 6 ? n / DK_LANES : 0;
-    int failed = f->encode(block, plan, table, e, 0, rows);
+    const uint64_t n = block->count, rows = n / DK_LANES;
+    int failed = rows_encoder(f, plan)(block, plan, table, e, 0, rows);
     return failed ? failed : dk_encode_some(block, plan, table, e, rows * DK_LANES, n - rows * DK_LANES);
 }
 
@@ -156,12 +182,13 @@ static int64_t encode_coded(const variant_functions *f, const dk_block *block, c
     /* Where few symbols occur, the rare ones are what costs. */
     if (survey->cost / survey->taken < SPARSE_Q16 && samples < n / 2) samples = n / 2;
     dk_count(block, &plan, f->index, samples, scratch->u.encode.turns, counts);
-    for (uint32_t c = 0; c < plan.contexts; c++)
-        dk_normalize(counts + c * DK_SYMBOLS, n > samples, plan.precision, scratch->frequencies[c]);
+    /* A compact payload is moved up when its lengths are known, and so that of its head. */
+    uint8_t *body = out + (plan.method == DK_COMPACT ? DK_COMPACT_HEAD : DK_HEADER);
+    plan.table_bytes = put_tables(counts, n > samples, &plan, body, scratch->frequencies);
+    if (!plan.table_bytes) return DK_TOO_LARGE;
     dk_fill_encode_table(scratch->frequencies, &plan, &scratch->u.encode.table);
-    plan.table_bytes = (uint32_t)dk_put_tables(scratch->frequencies, &plan, out + DK_HEADER);
 
-    uint8_t *at = out + DK_HEADER + plan.table_bytes;
+    uint8_t *at = body + plan.table_bytes;
     e.wide = at;
     at += plan.shift & 16 ? 2 * n : 0;
     e.byte = at;
@@ -183,10 +210,13 @@ static int64_t encode_coded(const variant_functions *f, const dk_block *block, c
     plan.extras = (uint32_t)(e.extras - extras);
     plan.escapes = (uint32_t)((uint64_t)(e.escapes - escapes) / block->word);
     uint64_t lanes = (uint64_t)1 << plan.lanes_log2, escape_bytes = (uint64_t)plan.escapes * block->word;
-    uint64_t total = (uint64_t)(e.words - out) + plan.extras + escape_bytes + 4 * lanes;
+    uint8_t head[DK_COMPACT_HEAD];
+    uint64_t start = put_head(head, &plan), first = (uint64_t)(e.words - body);
+    uint64_t total = start + first + plan.extras + escape_bytes + 4 * lanes;
     if (total >= raw) return DK_TOO_LARGE;
-    put_header(out, &plan);
-    at = e.words;
+    memcpy(out, head, start);
+    if (out + start != body) memmove(out + start, body, first);
+    at = out + start + first;
     memcpy(at, extras, plan.extras);
     at += plan.extras;
     memcpy(at, escapes, escape_bytes);
@@ -232,16 +262,16 @@ DK_PUBLIC int64_t dk_encode(int variant, const dk_block *block, const dk_survey 
     uint32_t first = residual_at(block, dk_at(block, 0));
     if (is_constant(block, first)) {
         if (block->count < 3) return DK_TOO_LARGE;
-        out[0] = METHOD_CONSTANT;
+        out[0] = DK_CONSTANT;
         memcpy(out + 1, &first, block->word);
         return 1 + (int64_t)block->word;
     }
     return encode_coded(&f, block, survey, out, scratch);
 }
 
-static int get_header(const uint8_t *in, const dk_block *block, dk_plan *plan)
+static int get_coded_head(const uint8_t *in, uint64_t length, dk_plan *plan, uint64_t *head)
 {
-    const uint32_t bits = 8 * block->word;
+    if (length < DK_HEADER) return DK_TRUNCATED;
     plan->shift = in[1];
     plan->precision = in[2];
     plan->lanes_log2 = in[3];
@@ -253,9 +283,20 @@ static int get_header(const uint8_t *in, const dk_block *block, dk_plan *plan)
     plan->words = get32(in + 14);
     plan->extras = get32(in + 18);
     plan->escapes = get32(in + 22);
+    *head = DK_HEADER;
+    return 0;
+}
+
+static int get_header(const uint8_t *in, uint64_t length, const dk_block *block, dk_plan *plan, uint64_t *head)
+{
+    const uint32_t bits = 8 * block->word;
+    const int compact = in[0] == DK_COMPACT;
+    int failed = compact ? dk_get_compact_head(in, length, plan, head) : get_coded_head(in, length, plan, head);
+    if (failed) return failed;
+    plan->method = in[0];
     if (plan->shift % 4 || plan->shift >= bits) return DK_HEADER_FIELD;
     if (plan->precision < DK_MIN_PRECISION || plan->precision > DK_MAX_PRECISION) return DK_HEADER_FIELD;
-    if (plan->lanes_log2 != 4 && plan->lanes_log2 != 6) return DK_HEADER_FIELD;
+    if (plan->lanes_log2 != 4 && plan->lanes_log2 != 6 && !(compact && plan->lanes_log2 <= 2)) return DK_HEADER_FIELD;
     if (plan->contexts < 1 || plan->contexts > DK_CONTEXTS || plan->low >= DK_KEYS) return DK_HEADER_FIELD;
     if (plan->extra >> plan->contexts || (plan->extra && plan->shift + 8 >= bits)) return DK_HEADER_FIELD;
     if (plan->key_shift == DK_CONTEXT_ARRAY) return block->context ? 0 : DK_HEADER_FIELD;
@@ -292,18 +333,27 @@ static int decode_coded(const variant_functions *f, const dk_block *block, const
     const uint64_t n = block->count;
     dk_plan plan;
     dk_decoder d;
-    int failed = get_header(payload, block, &plan);
+    uint64_t head;
+    int failed = get_header(payload, length, block, &plan, &head);
     if (failed) return failed;
 
     const uint64_t lanes = (uint64_t)1 << plan.lanes_log2, shift = plan.shift;
     uint64_t wide = shift & 16 ? 2 * n : 0, byte = shift & 8 ? n : 0, nibble = shift & 4 ? (n + 1) / 2 : 0;
     uint64_t words = 2 * (uint64_t)plan.words, escapes = (uint64_t)plan.escapes * block->word;
-    uint64_t total = DK_HEADER + plan.table_bytes + wide + byte + nibble + words + plan.extras + escapes + 4 * lanes;
+    if (plan.method == DK_COMPACT) {
+        /* The words are what the head's numbers leave. */
+        uint64_t others = head + plan.table_bytes + wide + byte + nibble + plan.extras + escapes + 4 * lanes;
+        if (length < others) return DK_TRUNCATED;
+        if ((length - others) % 2 || (length - others) / 2 > UINT32_MAX) return DK_TRAILING;
+        words = length - others;
+    }
+    uint64_t total = head + plan.table_bytes + wide + byte + nibble + words + plan.extras + escapes + 4 * lanes;
     if (length < total) return DK_TRUNCATED;
     if (length > total) return DK_TRAILING;
 
-    const uint8_t *at = payload + DK_HEADER;
-    failed = dk_get_tables(at, plan.table_bytes, &plan, scratch->frequencies);
+    const uint8_t *at = payload + head;
+    failed = plan.method == DK_COMPACT ? dk_get_compact_tables(at, plan.table_bytes, &plan, scratch->frequencies)
+                                       : dk_get_tables(at, plan.table_bytes, &plan, scratch->frequencies);
     if (failed) return failed;
     dk_fill_decode_table(scratch->frequencies, &plan, table);
     at += plan.table_bytes;
@@ -320,9 +370,9 @@ static int decode_coded(const variant_functions *f, const dk_block *block, const
     for (uint64_t lane = 0; lane < lanes; lane++)
         if (d.state[lane] < DK_STATE_LOW || d.state[lane] >> 31) return DK_STATE;
 
-    uint64_t rows = plan.lanes_log2 == 6 ? n / DK_LANES : 0;
+    uint64_t rows = n / DK_LANES;
     failed = dk_decode_some(block, &plan, table, &d, out, rows * DK_LANES, n - rows * DK_LANES);
-    if (!failed) failed = f->decode(block, &plan, table, &d, out, 0, rows);
+    if (!failed) failed = rows_decoder(f, &plan)(block, &plan, table, &d, out, 0, rows);
     if (failed) return failed;
     if (d.words != d.words_start || d.extras != d.extras_start || d.escapes != d.escapes_start) return DK_TRAILING;
     for (uint64_t lane = 0; lane < lanes; lane++)
@@ -337,8 +387,7 @@ DK_PUBLIC int dk_decode(int variant, const dk_block *block, const uint8_t *paylo
 {
     variant_functions f = functions_of(variant);
     if (length < 1) return DK_TRUNCATED;
-    if (payload[0] == METHOD_CONSTANT) return fill_constant(block, payload, length, out);
-    if (payload[0] != METHOD_CODED) return DK_HEADER_FIELD;
-    if (length < DK_HEADER) return DK_TRUNCATED;
+    if (payload[0] == DK_CONSTANT) return fill_constant(block, payload, length, out);
+    if (payload[0] > DK_COMPACT) return DK_HEADER_FIELD;
     return decode_coded(&f, block, payload, length, scratch, out);
 }

@@ -186,13 +186,15 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
     const constants k = constants_of(b, plan);
     const __m256i whole = _mm256_set1_epi32(1 << plan->precision);
     const __m128i room = _mm_cvtsi32_si128((int)(31 - plan->precision)), shift = _mm_cvtsi32_si128((int)plan->shift);
+    const uint32_t lanes = (1u << plan->lanes_log2) - 1;
     fill_moves(&m);
     for (uint64_t i = start; i < start + rows * DK_LANES; i += DK_LANES) {
         const uint64_t from = dk_at(b, i);
         if (e->words_end - e->words < 2 * DK_LANES) return DK_TOO_LARGE;
         for (uint32_t v = 0; v < PER_ROW; v++) {
             uint64_t at = i + VECTOR * v;
-            __m256i z, high, more, x = _mm256_loadu_si256((const void *)(e->state + VECTOR * v));
+            uint32_t *state = e->state + (VECTOR * v & lanes);
+            __m256i z, high, more, x = _mm256_loadu_si256((const void *)state);
             __m256i cell = cells(b, &k, from + VECTOR * v, half, array, &z, &high, &more);
             __m256i info = _mm256_i32gather_epi32((const int *)table->info, cell, 4);
             __m256i reciprocal = _mm256_i32gather_epi32((const int *)table->reciprocal, cell, 4);
@@ -222,7 +224,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
             __m256i bias = _mm256_and_si256(_mm256_srli_epi32(info, 12), _mm256_set1_epi32(0x1fff));
             q = _mm256_mullo_epi32(q, _mm256_sub_epi32(whole, f));
             x = _mm256_add_epi32(_mm256_add_epi32(x, bias), q);
-            _mm256_storeu_si256((void *)(e->state + VECTOR * v), x);
+            _mm256_storeu_si256((void *)state, x);
         }
     }
     *given = copy;
@@ -238,13 +240,15 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
     const constants k = constants_of(b, plan);
     const __m128i precision = _mm_cvtsi32_si128((int)plan->precision), shift = _mm_cvtsi32_si128((int)plan->shift);
     const __m256i slots = _mm256_set1_epi32((1 << plan->precision) - 1), zero = _mm256_setzero_si256();
+    const uint32_t lanes = (1u << plan->lanes_log2) - 1;
     fill_moves(&m);
     for (uint64_t i = start + rows * DK_LANES; i > start;) {
         i -= DK_LANES;
         const uint64_t from = dk_at(b, i);
         for (uint32_t v = PER_ROW; v-- > 0;) {
             uint64_t at = i + VECTOR * v, here = from + VECTOR * v;
-            __m256i x = _mm256_loadu_si256((const void *)(d->state + VECTOR * v));
+            uint32_t *state = d->state + (VECTOR * v & lanes);
+            __m256i x = _mm256_loadu_si256((const void *)state);
             __m256i p = b->prediction ? load(b->prediction, here, half) : zero;
             __m256i c = context(b, p, here, &k, array);
             __m256i cell = _mm256_add_epi32(_mm256_sll_epi32(c, precision), _mm256_and_si256(x, slots));
@@ -261,7 +265,7 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
             /* What is loaded past the stream's end is in the states, which follow. */
             __m256i words = move(from_halves(d->words), m.spread[taken]);
             words = _mm256_or_si256(_mm256_slli_epi32(x, 16), words);
-            _mm256_storeu_si256((void *)(d->state + VECTOR * v), _mm256_blendv_epi8(x, words, empty));
+            _mm256_storeu_si256((void *)state, _mm256_blendv_epi8(x, words, empty));
 
             __m256i high = _mm256_and_si256(entry, _mm256_set1_epi32(255)), z = get_raw(d, plan->shift, at);
             __m256i shifts = k.base;

@@ -137,7 +137,7 @@ INLINE __m512i cells(const dk_block *b, const constants *k, uint64_t i, int half
 }
 
 INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_encode_table *table, dk_encoder *given,
-                       uint64_t start, uint64_t rows, int half, int array)
+                       uint64_t start, uint64_t rows, int half, int array, int few)
 {
     /* Copies, so that a compiler sees that no store through a stream's pointer changes them. */
     const dk_block own = *block, *b = &own;
@@ -155,7 +155,8 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
 #pragma GCC unroll 4
         for (int v = 0; v < 4; v++) {
             uint64_t at = i + 16 * (uint64_t)v;
-            __m512i z, high, shifts, x = state[v];
+            const int lane = few ? 0 : v;
+            __m512i z, high, shifts, x = state[lane];
             __m512i cell = cells(b, &k, from + 16 * (uint64_t)v, half, array, &z, &high, &shifts);
             __m512i info = _mm512_i32gather_epi32(cell, table->info, 4);
             __m512i reciprocal = _mm512_i32gather_epi32(cell, table->reciprocal, 4);
@@ -185,7 +186,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
             q = _mm512_srlv_epi32(q, _mm512_and_si512(_mm512_srli_epi32(info, 25), _mm512_set1_epi32(15)));
             __m512i bias = _mm512_and_si512(_mm512_srli_epi32(info, 12), _mm512_set1_epi32(0x1fff));
             q = _mm512_mullo_epi32(q, _mm512_sub_epi32(whole, f));
-            state[v] = _mm512_add_epi32(_mm512_add_epi32(x, bias), q);
+            state[lane] = _mm512_add_epi32(_mm512_add_epi32(x, bias), q);
         }
     }
     for (int v = 0; v < 4; v++) _mm512_storeu_si512(e->state + 16 * v, state[v]);
@@ -211,7 +212,7 @@ INLINE int advance(dk_decoder *d, __m512i *state, __m512i entry, __m128i precisi
 }
 
 INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_t *table, dk_decoder *given, uint8_t *out,
-                       uint64_t start, uint64_t rows, int array)
+                       uint64_t start, uint64_t rows, int array, int few)
 {
     const dk_block own = *block, *b = &own;
     dk_decoder copy = *given, *d = &copy;
@@ -229,11 +230,12 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
 #pragma GCC unroll 4
         for (int v = 3; v >= 0; v--) {
             uint64_t at = i + 16 * (uint64_t)v, here = from + 16 * (uint64_t)v;
-            __m512i x = state[v], p = b->prediction ? load(b->prediction, here, 0) : zero;
+            const int lane = few ? 0 : v;
+            __m512i x = state[lane], p = b->prediction ? load(b->prediction, here, 0) : zero;
             __m512i c = context(b, p, here, &k, array);
             __m512i cell = _mm512_add_epi32(_mm512_sll_epi32(c, precision), _mm512_and_si512(x, slots));
             __m512i entry = _mm512_i32gather_epi32(cell, table, 4);
-            if (advance(d, &state[v], entry, precision)) return DK_STREAM;
+            if (advance(d, &state[lane], entry, precision)) return DK_STREAM;
 
             __m512i high = _mm512_and_si512(entry, _mm512_set1_epi32(255)), z = get_raw(d, shift, at), shifts = base;
             if (extra) {
@@ -318,7 +320,7 @@ INLINE int take_escapes(dk_decoder *d, __m512i *high, uint32_t escaped)
 }
 
 INLINE int decode_rows_halves(const dk_block *block, const dk_plan *plan, const uint32_t *table, dk_decoder *given,
-                              uint8_t *out, uint64_t start, uint64_t rows, int array)
+                              uint8_t *out, uint64_t start, uint64_t rows, int array, int few)
 {
     const dk_block own = *block, *b = &own;
     dk_decoder copy = *given, *d = &copy;
@@ -345,7 +347,7 @@ INLINE int decode_rows_halves(const dk_block *block, const dk_plan *plan, const 
             else
                 key = _mm512_srl_epi16(_mm512_add_epi16(p, p), key_shift);
             __m512i c = _mm512_min_epu16(_mm512_subs_epu16(key, low), last), first = _mm512_sll_epi16(c, precision);
-            __m512i *above = &state[2 * pair + 1], *below = &state[2 * pair];
+            __m512i *above = &state[few ? 0 : 2 * pair + 1], *below = &state[few ? 0 : 2 * pair];
             __m512i cell = _mm512_add_epi32(high_half(first), _mm512_and_si512(*above, slots));
             __m512i entry = _mm512_i32gather_epi32(cell, table, 4);
             if (advance(d, above, entry, precision)) return DK_STREAM;
@@ -387,13 +389,35 @@ INLINE int decode_rows_halves(const dk_block *block, const dk_plan *plan, const 
     return 0;
 }
 
+/* With 16 states, one vector of them goes through all of a row. */
+INLINE int encode_lanes(const dk_block *b, const dk_plan *plan, const dk_encode_table *table, dk_encoder *e,
+                        uint64_t start, uint64_t rows, int half, int array)
+{
+    return plan->lanes_log2 == 6 ? encode_rows(b, plan, table, e, start, rows, half, array, 0)
+                                 : encode_rows(b, plan, table, e, start, rows, half, array, 1);
+}
+
+INLINE int decode_lanes(const dk_block *b, const dk_plan *plan, const uint32_t *table, dk_decoder *d, uint8_t *out,
+                        uint64_t start, uint64_t rows, int array)
+{
+    return plan->lanes_log2 == 6 ? decode_rows(b, plan, table, d, out, start, rows, array, 0)
+                                 : decode_rows(b, plan, table, d, out, start, rows, array, 1);
+}
+
+INLINE int decode_lanes_halves(const dk_block *b, const dk_plan *plan, const uint32_t *table, dk_decoder *d,
+                               uint8_t *out, uint64_t start, uint64_t rows, int array)
+{
+    return plan->lanes_log2 == 6 ? decode_rows_halves(b, plan, table, d, out, start, rows, array, 0)
+                                 : decode_rows_halves(b, plan, table, d, out, start, rows, array, 1);
+}
+
 TARGET int dk_encode_rows_avx512(const dk_block *b, const dk_plan *plan, const dk_encode_table *table, dk_encoder *e,
                                  uint64_t start, uint64_t rows)
 {
     int array = plan->key_shift == DK_CONTEXT_ARRAY;
     if (b->word == 2)
-        return array ? encode_rows(b, plan, table, e, start, rows, 1, 1) : encode_rows(b, plan, table, e, start, rows, 1, 0);
-    return array ? encode_rows(b, plan, table, e, start, rows, 0, 1) : encode_rows(b, plan, table, e, start, rows, 0, 0);
+        return array ? encode_lanes(b, plan, table, e, start, rows, 1, 1) : encode_lanes(b, plan, table, e, start, rows, 1, 0);
+    return array ? encode_lanes(b, plan, table, e, start, rows, 0, 1) : encode_lanes(b, plan, table, e, start, rows, 0, 0);
 }
 
 TARGET int dk_decode_rows_avx512(const dk_block *b, const dk_plan *plan, const uint32_t *table, dk_decoder *d,
@@ -401,10 +425,10 @@ TARGET int dk_decode_rows_avx512(const dk_block *b, const dk_plan *plan, const u
 {
     int array = plan->key_shift == DK_CONTEXT_ARRAY;
     if (b->word == 2)
-        return array ? decode_rows_halves(b, plan, table, d, out, start, rows, 1)
-                     : decode_rows_halves(b, plan, table, d, out, start, rows, 0);
-    return array ? decode_rows(b, plan, table, d, out, start, rows, 1)
-                 : decode_rows(b, plan, table, d, out, start, rows, 0);
+        return array ? decode_lanes_halves(b, plan, table, d, out, start, rows, 1)
+                     : decode_lanes_halves(b, plan, table, d, out, start, rows, 0);
+    return array ? decode_lanes(b, plan, table, d, out, start, rows, 1)
+                 : decode_lanes(b, plan, table, d, out, start, rows, 0);
 }
 
 TARGET void dk_index_runs_avx512(const dk_block *b, const dk_plan *plan, const uint64_t *starts, uint32_t runs,

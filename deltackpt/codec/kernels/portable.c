@@ -162,7 +162,7 @@ INLINE void get_raw_row(const dk_decoder *d, uint32_t shift, uint64_t start, uin
 }
 
 INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_encode_table *table, dk_encoder *given,
-                       uint64_t start, uint64_t rows, uint32_t word, int array)
+                       uint64_t start, uint64_t rows, uint32_t word, int array, uint32_t lanes)
 {
     /* Copies, so that a compiler sees that no store through a stream's pointer changes them. */
     const dk_block own = *block;
@@ -184,7 +184,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
             e->extras = extras;
         }
         for (int i = 0; i < DK_LANES; i++) {
-            const uint32_t info = table->info[r.cell[i]], f = info & 0xfff, x = e->state[i];
+            const uint32_t info = table->info[r.cell[i]], f = info & 0xfff, x = e->state[i & lanes];
             const uint32_t full = x >= f << (31 - PRECISION);
             const uint16_t low = (uint16_t)x;
             if (info >> 31) {
@@ -195,7 +195,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
             words += 2 * full;
             const uint32_t left = choose(full, x >> 16, x);
             const uint32_t q = (uint32_t)((uint64_t)left * table->reciprocal[r.cell[i]] >> (32 + (info >> 25 & 15)));
-            e->state[i] = left + (info >> 12 & 0x1fff) + q * (whole - f);
+            e->state[i & lanes] = left + (info >> 12 & 0x1fff) + q * (whole - f);
         }
         e->words = words;
     }
@@ -204,7 +204,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
 }
 
 INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_t *table, dk_decoder *given, uint8_t *out,
-                       uint64_t start, uint64_t rows, uint32_t word, int array)
+                       uint64_t start, uint64_t rows, uint32_t word, int array, uint32_t lanes)
 {
     const dk_block own = *block;
     dk_decoder copy = *given, *d = &copy;
@@ -227,13 +227,13 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
         const uint8_t *words = d->words;
         uint32_t escaped = 0;
         for (int i = DK_LANES - 1; i >= 0; i--) {
-            const uint32_t x = d->state[i], entry = table[((uint32_t)context[i] << PRECISION) + (x & slots)];
+            const uint32_t x = d->state[i & lanes], entry = table[((uint32_t)context[i] << PRECISION) + (x & slots)];
             const uint32_t y = (entry >> 8 & 0xfff) * (x >> PRECISION) + (entry >> 20);
             const uint32_t empty = y < DK_STATE_LOW;
             uint16_t low;
             memcpy(&low, words - 2, 2);
             words -= 2 * empty;
-            d->state[i] = choose(empty, y << 16 | low, y);
+            d->state[i & lanes] = choose(empty, y << 16 | low, y);
             high[i] = entry & 255;
         }
         d->words = words;
@@ -280,14 +280,30 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
     return 0;
 }
 
+/* Loops of their own for 64 states, whose number a compiler then knows. */
+INLINE int encode_words(const dk_block *b, const dk_plan *plan, const dk_encode_table *table, dk_encoder *e,
+                        uint64_t start, uint64_t rows, uint32_t word, int array)
+{
+    return plan->lanes_log2 == 6 ? encode_rows(b, plan, table, e, start, rows, word, array, DK_LANES - 1)
+                                 : encode_rows(b, plan, table, e, start, rows, word, array, (1u << plan->lanes_log2) - 1);
+}
+
+INLINE int decode_words(const dk_block *b, const dk_plan *plan, const uint32_t *table, dk_decoder *d, uint8_t *out,
+                        uint64_t start, uint64_t rows, uint32_t word, int array)
+{
+    return plan->lanes_log2 == 6
+               ? decode_rows(b, plan, table, d, out, start, rows, word, array, DK_LANES - 1)
+               : decode_rows(b, plan, table, d, out, start, rows, word, array, (1u << plan->lanes_log2) - 1);
+}
+
 int dk_encode_rows_scalar(const dk_block *b, const dk_plan *plan, const dk_encode_table *table, dk_encoder *e,
                           uint64_t start, uint64_t rows)
 {
     int array = plan->key_shift == DK_CONTEXT_ARRAY;
     if (plan->precision != PRECISION) return dk_encode_some(b, plan, table, e, start, rows * DK_LANES);
     if (b->word == 2)
-        return array ? encode_rows(b, plan, table, e, start, rows, 2, 1) : encode_rows(b, plan, table, e, start, rows, 2, 0);
-    return array ? encode_rows(b, plan, table, e, start, rows, 4, 1) : encode_rows(b, plan, table, e, start, rows, 4, 0);
+        return array ? encode_words(b, plan, table, e, start, rows, 2, 1) : encode_words(b, plan, table, e, start, rows, 2, 0);
+    return array ? encode_words(b, plan, table, e, start, rows, 4, 1) : encode_words(b, plan, table, e, start, rows, 4, 0);
 }
 
 int dk_decode_rows_scalar(const dk_block *b, const dk_plan *plan, const uint32_t *table, dk_decoder *d, uint8_t *out,
@@ -296,10 +312,10 @@ int dk_decode_rows_scalar(const dk_block *b, const dk_plan *plan, const uint32_t
     int array = plan->key_shift == DK_CONTEXT_ARRAY;
     if (plan->precision != PRECISION) return dk_decode_some(b, plan, table, d, out, start, rows * DK_LANES);
     if (b->word == 2)
-        return array ? decode_rows(b, plan, table, d, out, start, rows, 2, 1)
-                     : decode_rows(b, plan, table, d, out, start, rows, 2, 0);
-    return array ? decode_rows(b, plan, table, d, out, start, rows, 4, 1)
-                 : decode_rows(b, plan, table, d, out, start, rows, 4, 0);
+        return array ? decode_words(b, plan, table, d, out, start, rows, 2, 1)
+                     : decode_words(b, plan, table, d, out, start, rows, 2, 0);
+    return array ? decode_words(b, plan, table, d, out, start, rows, 4, 1)
+                 : decode_words(b, plan, table, d, out, start, rows, 4, 0);
 }
 
 void dk_index_runs_scalar(const dk_block *b, const dk_plan *plan, const uint64_t *starts, uint32_t runs, uint16_t *index)

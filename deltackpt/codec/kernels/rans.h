@@ -1,6 +1,6 @@
 /* The residual coder "rans" (coder 2 in section 5 of docs/format.md): what its files share.
  *
- * Every variant gives the same bits. Elements go to 64 (or, in small blocks, 16) interleaved states, element i to
+ * Every variant gives the same bits. Elements go to 64 (or, in small payloads, 16, 4 or 1) interleaved states, element i to
  * state i mod lanes; the encoder goes forward, the decoder backward, so that all streams are appended to.
  * No file includes anything but freestanding headers, string.h and math.h.
  */
@@ -30,6 +30,8 @@
 #define DK_MIN_PRECISION 9
 #define DK_MAX_PRECISION 12
 #define DK_HEADER 26
+#define DK_COMPACT_HEAD 29 /* at most */
+#define DK_COMPACT_TABLES 20480 /* at most; no block that is surveyed rightly comes near */
 #define DK_KEYS 2048
 #define DK_PLAN_SAMPLES 8192
 #define DK_LEAST_PLAN_SAMPLES 2048 /* of some rows */
@@ -45,6 +47,9 @@ enum {
     DK_STREAM = -6, /* a stream does not hold what the symbols ask for */
     DK_STATE = -7   /* the states do not end where the encoder began */
 };
+
+/* Methods of a payload. */
+enum { DK_CONSTANT = 0, DK_CODED = 1, DK_COMPACT = 2 };
 
 enum { DK_SCALAR = 0, DK_AVX2 = 1, DK_AVX512 = 2 };
 
@@ -68,12 +73,13 @@ typedef struct {
 typedef struct {
     uint32_t shift;      /* bits below the symbol that are kept raw; a multiple of 4 */
     uint32_t precision;  /* frequencies of a context sum to 1 << precision */
-    uint32_t lanes_log2; /* 4 or 6 */
+    uint32_t lanes_log2; /* 6, 4, 2 or 0 */
     uint32_t key_shift;
     uint32_t contexts;
     uint32_t low;   /* the key of context 0 */
     uint32_t extra; /* bit c: context c keeps one more raw byte */
     uint32_t table_bytes, words, extras, escapes;
+    uint32_t method;
 } dk_plan;
 
 /* What a sample tells of a block and one prediction. Costs are of the sample, in 1/65536 bits. */
@@ -151,7 +157,7 @@ typedef struct {
     uint8_t side_streams[]; /* encoding: extra bytes, then escapes */
 } dk_scratch;
 
-/* One variant: elements [start, start + rows * 64) of a block with 64 lanes; results are 0 or negative. */
+/* One variant: elements [start, start + rows * 64) of a block; results are 0 or negative. */
 typedef int (*dk_encode_rows)(const dk_block *, const dk_plan *, const dk_encode_table *, dk_encoder *, uint64_t start,
                               uint64_t rows);
 typedef int (*dk_decode_rows)(const dk_block *, const dk_plan *, const uint32_t *table, dk_decoder *, uint8_t *out,
@@ -191,6 +197,12 @@ size_t dk_put_tables(dk_frequencies frequencies, const dk_plan *, uint8_t *out);
 int dk_get_tables(const uint8_t *in, size_t length, const dk_plan *, dk_frequencies frequencies);
 void dk_fill_encode_table(dk_frequencies frequencies, const dk_plan *, dk_encode_table *);
 void dk_fill_decode_table(dk_frequencies frequencies, const dk_plan *, uint32_t *table);
+/* compact.c. The first takes counts, and fills in the frequencies that a decoder will have. 0 where they are too long. */
+size_t dk_put_compact_tables(const uint32_t *counts, int sampled, const dk_plan *, uint8_t *out,
+                             dk_frequencies frequencies);
+int dk_get_compact_tables(const uint8_t *in, size_t length, const dk_plan *, dk_frequencies frequencies);
+size_t dk_put_compact_head(uint8_t *out, const dk_plan *);
+int dk_get_compact_head(const uint8_t *in, uint64_t length, dk_plan *, uint64_t *head);
 /* rows.c: sizes of residuals, see there */
 uint32_t dk_spread_of(const uint32_t *sizes, const uint16_t *contexts, uint32_t taken, const uint32_t means[DK_CONTEXTS]);
 void dk_classes_of(const int32_t *sizes, uint64_t rows, uint32_t class_bits, uint8_t *classes);

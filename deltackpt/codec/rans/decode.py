@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from deltackpt.codec.rans.compact import get_compact_tables
 from deltackpt.codec.rans.lanes import decode_lanes
-from deltackpt.codec.rans.layout import CODED, CONSTANT, ESCAPE, HEADER_BYTES, Plan, contexts_of, parse_plan, streams
+from deltackpt.codec.rans.layout import COMPACT, CONSTANT, ESCAPE, Plan, contexts_of, parse_plan, streams
 from deltackpt.codec.rans.tables import get_tables
 from deltackpt.codec.residual import Words, from_residual
 from deltackpt.errors import CorruptObjectError, TruncatedObjectError
@@ -26,11 +29,14 @@ def _exactly(payload: memoryview, length: int, source: str) -> None:
         raise _fail(f"{len(payload) - length} bytes left over", source)
 
 
-def _split(payload: memoryview, plan: Plan, words: int, word_bytes: int, source: str) -> dict[str, memoryview]:
+def _split(payload: memoryview, at: int, plan: Plan, words: int, word_bytes: int, source: str) -> dict[str, memoryview]:
     parts: dict[str, memoryview] = {}
+    if plan.method == COMPACT:
+        # The words are what the head's numbers leave.
+        left = len(payload) - at - sum(length for _, length in streams(plan, words, word_bytes))
+        plan = replace(plan, words=max(left, 0) // 2)
     lengths = streams(plan, words, word_bytes)
-    _exactly(payload, HEADER_BYTES + sum(length for _, length in lengths), source)
-    at = HEADER_BYTES
+    _exactly(payload, at + sum(length for _, length in lengths), source)
     for name, length in lengths:
         parts[name] = payload[at : at + length]
         at += length
@@ -75,11 +81,12 @@ def decode(
         _exactly(payload, 1 + word_bytes, source)
         z: Words = np.repeat(np.frombuffer(payload[1:], dtype=dtype.word), words)
         return from_residual(z, prediction, dtype.kind)
-    if payload[0] != CODED:
+    if payload[0] > COMPACT:
         raise _fail(f"unknown method {payload[0]}", source)
-    plan = parse_plan(payload, word_bytes, context is not None, source=source)
-    parts = _split(payload, plan, words, word_bytes, source)
-    frequencies = get_tables(parts["tables"], plan, source=source)
+    plan, head = parse_plan(payload, word_bytes, context is not None, source=source)
+    parts = _split(payload, head, plan, words, word_bytes, source)
+    read_tables = get_compact_tables if plan.method == COMPACT else get_tables
+    frequencies = read_tables(parts["tables"], plan, source=source)
     low = _raw_bits(parts, plan.shift, words, source)
     c = contexts_of(plan, prediction, context)
     stream = np.frombuffer(parts["words"], dtype="<u2")

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from deltackpt.codec.rans.compact import put_compact_tables
 from deltackpt.codec.rans.lanes import encode_lanes
-from deltackpt.codec.rans.layout import CONSTANT, ESCAPE, SYMBOLS, Survey, contexts_of, put_plan, share_of
+from deltackpt.codec.rans.layout import COMPACT, CONSTANT, ESCAPE, SYMBOLS, Survey, contexts_of, put_plan, share_of
 from deltackpt.codec.rans.survey import sample_positions
 from deltackpt.codec.rans.tables import normalize, put_tables
 from deltackpt.codec.residual import Words, to_residual
@@ -41,13 +42,18 @@ def _cells(high: NDArray[np.int64], contexts: NDArray[np.int64]) -> NDArray[np.i
     return contexts * SYMBOLS + np.minimum(high, ESCAPE)
 
 
-def _frequencies(cells: NDArray[np.int64], survey: Survey, samples: int) -> NDArray[np.int64]:
+def _tables(cells: NDArray[np.int64], survey: Survey, samples: int) -> tuple[bytes, NDArray[np.int64]] | None:
+    """The tables, and the frequencies that they say."""
     plan = survey.plan
     if survey.cost // survey.taken < _SPARSE_Q16:
         samples = max(samples, cells.size // 2)
     counts = np.bincount(cells[sample_positions(cells.size, samples)], minlength=plan.contexts * SYMBOLS)
     rows = counts.reshape(plan.contexts, SYMBOLS)
-    return np.stack([normalize(row, cells.size > samples, plan.precision) for row in rows])
+    sampled = cells.size > samples
+    if plan.method == COMPACT:
+        return put_compact_tables(rows, sampled, plan)
+    frequencies = np.stack([normalize(row, sampled, plan.precision) for row in rows])
+    return put_tables(frequencies), frequencies
 
 
 def encode(
@@ -79,10 +85,12 @@ def encode(
     samples = _SAMPLES[word]
     if whole is not None:
         samples = share_of(_ROW_SAMPLES * samples, values.size, whole, _LEAST_SAMPLES)
-    frequencies = _frequencies(cells, survey, samples)
+    found = _tables(cells, survey, samples)
+    if found is None:
+        return None
+    tables, frequencies = found
     escaped = (high >= ESCAPE) | (frequencies.reshape(-1)[cells] == 0)
     words, states = encode_lanes(np.where(escaped, c * SYMBOLS + ESCAPE, cells), frequencies, plan)
-    tables = put_tables(frequencies)
     extras = (z[more] >> z.dtype.type(plan.shift)).astype(np.uint8)
     escapes = high[escaped].astype(dtype.word)
     plan = replace(plan, table_bytes=len(tables), words=words.size, extras=extras.size, escapes=escapes.size)

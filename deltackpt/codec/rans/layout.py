@@ -13,11 +13,12 @@ from deltackpt.errors import CorruptObjectError, TruncatedObjectError
 from deltackpt.tensor.dtypes import DType
 
 __all__ = [
+    "CODED",
+    "COMPACT",
     "CONSTANT",
     "CONTEXTS",
     "CONTEXT_ARRAY",
     "ESCAPE",
-    "HEADER_BYTES",
     "LOWEST_STATE",
     "STATE_BITS",
     "SYMBOLS",
@@ -32,7 +33,7 @@ __all__ = [
     "streams",
 ]
 
-CONSTANT, CODED = 0, 1
+CONSTANT, CODED, COMPACT = 0, 1, 2
 CONTEXTS, SYMBOLS, ESCAPE = 16, 256, 255
 KEYS = 2048
 STATE_BITS = 31
@@ -40,12 +41,12 @@ LOWEST_STATE = 1 << 15
 CONTEXT_ARRAY = 255
 
 _HEADER = struct.Struct("<BBBBBBHHIIII")
-HEADER_BYTES = _HEADER.size
+_COMPACT_HEADER = struct.Struct("<BBBB")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a block is coded; the header's fields, in order.
+    """How a block is coded: the fields of a payload's head.
 
     Attributes:
         shift: bits below the symbol that are kept raw.
@@ -56,6 +57,7 @@ class Plan:
         low: the key of context 0.
         extra: bit c: context c keeps one more raw byte.
         table_bytes, words, extras, escapes: lengths of the streams, in bytes, 16-bit words, bytes and words.
+        method: of the payload: CODED, or COMPACT, where head and tables are shorter.
     """
 
     shift: int
@@ -69,6 +71,7 @@ class Plan:
     words: int = 0
     extras: int = 0
     escapes: int = 0
+    method: int = CODED
 
     @property
     def lanes(self) -> int:
@@ -140,25 +143,38 @@ def contexts_of(plan: Plan, prediction: Words, context: NDArray[np.uint8] | None
 
 
 def put_plan(plan: Plan) -> bytes:
-    """The header of a coded payload."""
-    return _HEADER.pack(CODED, *astuple(plan))
+    """The head of a coded payload."""
+    if plan.method == CODED:
+        return _HEADER.pack(CODED, *astuple(plan)[:-1])
+    packed = plan.shift // 4 | plan.precision - 9 << 3 | plan.lanes_log2 // 2 << 5
+    head = bytearray(_COMPACT_HEADER.pack(COMPACT, packed, plan.key_shift, plan.contexts))
+    extras = (plan.extras,) if plan.extra else ()
+    for number in (plan.low, plan.extra, plan.table_bytes, plan.escapes, *extras):
+        while number >> 7:
+            head.append(number & 127 | 128)
+            number >>= 7
+        head.append(number)
+    return bytes(head)
 
 
 def _fail(message: str, source: str) -> CorruptObjectError:
     return CorruptObjectError(f"rans payload: {message}", where=source)
 
 
-def parse_plan(payload: memoryview, word_bytes: int, has_context: bool, *, source: str) -> Plan:
-    """The header, with every field in its range."""
-    if len(payload) < HEADER_BYTES:
+def parse_plan(payload: memoryview, word_bytes: int, has_context: bool, *, source: str) -> tuple[Plan, int]:
+    """The head, with every field in its range, and its length."""
+    if payload[0] == COMPACT:
+        plan, length = _parse_compact(payload, source)
+    elif len(payload) < _HEADER.size:
         raise TruncatedObjectError("rans payload ends in its header", where=source)
+    else:
+        plan, length = Plan(*_HEADER.unpack(payload[: _HEADER.size])[1:]), _HEADER.size
     bits = 8 * word_bytes
-    plan = Plan(*_HEADER.unpack(payload[:HEADER_BYTES])[1:])
     good = (
         plan.shift % 4 == 0
         and plan.shift < bits
         and 9 <= plan.precision <= 12
-        and plan.lanes_log2 in (4, 6)
+        and plan.lanes_log2 in ((0, 2, 4, 6) if plan.method == COMPACT else (4, 6))
         and 1 <= plan.contexts <= CONTEXTS
         and plan.low < KEYS
         and plan.extra >> plan.contexts == 0
@@ -170,7 +186,29 @@ def parse_plan(payload: memoryview, word_bytes: int, has_context: bool, *, sourc
         good = good and max(1, bits - 11) <= plan.key_shift < bits
     if not good:
         raise _fail("a field of the header is out of its range", source)
-    return plan
+    return plan, length
+
+
+def _parse_compact(payload: memoryview, source: str) -> tuple[Plan, int]:
+    at = _COMPACT_HEADER.size
+    if len(payload) < at:
+        raise TruncatedObjectError("rans payload ends in its header", where=source)
+    _, packed, key_shift, contexts = _COMPACT_HEADER.unpack(payload[:at])
+    numbers: list[int] = []
+    while len(numbers) < (5 if len(numbers) > 1 and numbers[1] else 4):
+        end = next((k + 1 for k in range(at, min(at + 5, len(payload))) if payload[k] < 128), None)
+        if end is None and len(payload) < at + 5:
+            raise TruncatedObjectError("rans payload ends in its header", where=source)
+        if end is None or (end - at > 1 and payload[end - 1] == 0):
+            raise _fail("a field of the header is out of its range", source)
+        number = sum((payload[k] & 127) << 7 * (k - at) for k in range(at, end))
+        if packed >> 7 or number >> 32:
+            raise _fail("a field of the header is out of its range", source)
+        numbers.append(number)
+        at = end
+    fields = (4 * (packed & 7), 9 + (packed >> 3 & 3), 2 * (packed >> 5 & 3), key_shift, contexts)
+    low, extra, table_bytes, escapes, *extras = numbers
+    return Plan(*fields, low, extra, table_bytes, 0, sum(extras), escapes, COMPACT), at
 
 
 def streams(plan: Plan, words: int, word_bytes: int) -> list[tuple[str, int]]:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec.rans.layout import (
+    CODED,
+    COMPACT,
     CONTEXT_ARRAY,
     CONTEXTS,
     KEYS,
@@ -27,7 +29,7 @@ _ONE = 1 << 16
 _RUN = 64
 _SAMPLES, _LEAST_SAMPLES = 8192, 2048
 _SYMBOL_BITS = 5
-_MANY_LANES_FROM = 1 << 13
+_COMPACT_BELOW, _FEW_BELOW, _FOUR_BELOW, _ONE_BELOW, _MOST_WITH_FOUR = 1 << 18, 1 << 16, 1 << 12, 1 << 10, 1 << 17
 _BINS = 4 * 32 + 1
 _WINDOWS, _WINDOW_BYTES = 2048, 8
 # Of a bit that Miller and Madow's term adds for every value that occurs: 65536 / (2 ln 2).
@@ -117,7 +119,7 @@ def take_survey(
     z = to_residual(values[taken], guess, dtype.kind)
     given = None if context is None else context[taken]
     key_shift = key_shift_of(dtype) if context is None else CONTEXT_ARRAY
-    plain = Plan(0, 11, 6 if count >= _MANY_LANES_FROM else 4, key_shift, KEYS, 0, 0)
+    plain = Plan(0, 11, 6, key_shift, KEYS, 0, 0)
     low, contexts = _window(np.bincount(contexts_of(plain, guess, given), minlength=KEYS))
     c = contexts_of(Plan(0, 11, 6, key_shift, contexts, low, 0), guess, given)
     totals = np.bincount(c, minlength=contexts)
@@ -126,10 +128,19 @@ def take_survey(
     tops = np.bincount(c * SYMBOLS + (z >> z.dtype.type(bits - 8)), minlength=contexts * SYMBOLS)
     costs = _Costs(totals.tolist(), bins.tolist(), tops.reshape(contexts, SYMBOLS).tolist(), bits, z.size, count)
     best = min((costs.of_shift(shift) for shift in range(0, bits, 4)), key=lambda found: found[0])
-    plan = Plan(best[1], 11, plain.lanes_log2, key_shift, contexts, low, best[2])
+    method, lanes_log2 = _form(best[0] // z.size * count >> 19, count)
+    plan = Plan(best[1], 11, lanes_log2, key_shift, contexts, low, best[2], method=method)
     sizes = sizes_of(z, plan)
     means = means_of(sizes, c)
     return Survey(plan, best[0], z.size, spread_of(above_means(sizes, c, means)), tuple(means.tolist()))
+
+
+def _form(size: int, count: int) -> tuple[int, int]:
+    """The method, and the number of states, for a payload of about so many bytes."""
+    lanes_log2 = 4 if size < _FEW_BELOW else 6
+    if size < _FOUR_BELOW and count <= _MOST_WITH_FOUR:
+        lanes_log2 = 0 if size < _ONE_BELOW else 2
+    return (COMPACT if size < _COMPACT_BELOW else CODED), lanes_log2
 
 
 def take_structure(values: Words, prediction: Words, dtype: DType) -> Structure:
