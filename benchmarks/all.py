@@ -16,20 +16,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks import benchmarks_page, interval_plots, page, scaling_page
+from benchmarks.circumstances import circumstances
 from benchmarks.peers import MODULES
 
 __all__ = ["BENCHMARKS", "SIZES", "Benchmark", "main", "run_command", "write_figures"]
@@ -104,48 +100,6 @@ def run_command(words: Sequence[str]) -> None:
     subprocess.run([sys.executable, "-m", *words], check=True)
 
 
-def _circumstances() -> dict[str, Any]:
-    """The machine, the versions and the commit."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "memory": psutil.virtual_memory().total,
-            "platform": platform.platform(),
-        },
-        "versions": versions,
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _commit() -> str:
-    """The commit of this checkout; with a plus where files were changed since."""
-    root = Path(__file__).parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def _start(command: str, name: str, size: str, chosen: argparse.Namespace, start: Start) -> Path:
     """Start one command; the folder that it writes to."""
     out, cache = chosen.out / size / name, (chosen.cache or chosen.out / "cache") / name / size
@@ -164,11 +118,11 @@ def _run(name: str, size: str, chosen: argparse.Namespace, start: Start) -> dict
         _start(benchmark.prepare[size], name, size, chosen, start)
     if chosen.prepare:
         return None
-    circumstances = _circumstances()
+    measured_on = circumstances(_PACKAGES)
     begun = time.time()
     out = _start(benchmark.commands[size], name, size, chosen, start)
     figures = json.loads((out / benchmark.figures).read_text())
-    return {"size": size, **circumstances, "seconds": round(time.time() - begun), "figures": figures}
+    return {"size": size, **measured_on, "seconds": round(time.time() - begun), "figures": figures}
 
 
 def write_figures(path: Path, found: Mapping[str, Any]) -> None:

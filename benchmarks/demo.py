@@ -7,6 +7,7 @@ time of the save. It then continues the training from a middle step, in two ways
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from rich.markup import escape
 from torch.distributed.checkpoint.api import CheckpointException
 
 from benchmarks import demo_run, demo_view
+from benchmarks.circumstances import circumstances
 from benchmarks.demo_run import RunLog
 from benchmarks.gpt import GPTConfig
 from benchmarks.text import Tokenizer, read_sources
@@ -82,6 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, help="picks the steps to restore (default: the time)")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few steps")
+    parser.add_argument("--json", type=Path, help="a file for the figures, which benchmarks.demo_readme reads")
     return parser.parse_args(arguments)
 
 
@@ -172,8 +175,8 @@ def _command() -> str:
     return os.path.relpath(command) if command.exists() and shutil.which("deltackpt") != str(command) else "deltackpt"
 
 
-def _demo(console: Console, size: Size, out: Path, seed: int) -> bool:
-    """Run everything; True if every comparison was exact."""
+def _demo(console: Console, size: Size, out: Path, seed: int, figures: Path | None) -> bool:
+    """Run everything; True if every comparison was exact. Only then ``figures`` is written."""
     began = time.perf_counter()
     to_save = demo_run.save_steps(size.steps, size.save_every, size.stretch)
     middle = demo_run.middle_step(size.steps, size.save_every)
@@ -211,8 +214,18 @@ def _demo(console: Console, size: Size, out: Path, seed: int) -> bool:
     console.print(f"\n[bold]Summary:[/] {demo_view.totals(log)}")
     console.print(demo_view.summary(log))
     console.print(demo_view.WORDS)
+    seconds = time.perf_counter() - began
+    if figures is not None and exact:
+        found = {
+            **circumstances(("deltackpt", "numpy", "torch")),
+            "training_steps": size.steps,
+            "seconds": round(seconds),
+            "raw_bytes": log.saved[-1].info.raw_bytes,
+            "stored_of_raw": demo_view.shares(log),
+        }
+        figures.write_text(json.dumps(found, indent=1) + "\n")
     console.print(
-        f"\n{time.perf_counter() - began:.0f} s in all, {trained:.0f} s of it training and saving. "
+        f"\n{seconds:.0f} s in all, {trained:.0f} s of it training and saving. "
         f"Machine: {demo_view.machine()}.\nThe steps are in {out / 'store'}: try `{_command()} log {out / 'store'}`."
     )
     return exact
@@ -228,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
     seed = int(time.time()) if options.seed is None else options.seed
     try:
-        exact = _demo(console, size, options.out, seed)
+        exact = _demo(console, size, options.out, seed, options.json)
     except (UnusableError, FileNotFoundError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}")
         return _UNUSABLE

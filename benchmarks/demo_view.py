@@ -17,13 +17,15 @@ from rich.table import Table
 from benchmarks.demo_run import RunLog
 from deltackpt.text import format_size
 
-__all__ = ["WORDS", "loss_table", "machine", "make_console", "running", "step_table", "summary", "totals"]
+__all__ = ["WORDS", "loss_table", "machine", "make_console", "running", "shares", "step_table", "summary", "totals"]
 
 _WIDTH = 100
 _PLAIN_LINES = 10
 
 # The artifacts of a state (benchmarks.training) that have tensors.
 _PARTS = {"model": "model: fp32 weights", "optim": "optim: fp32 moments", "train": "train: bf16 weights"}
+
+_COUNT, _WHOLE = "saved steps", "everything"
 
 WORDS = (
     "The bf16 copy follows from the weights and costs nothing, and the tied embedding is stored once. From one step to "
@@ -123,6 +125,19 @@ def loss_table(first: int, original: list[float], columns: dict[str, list[float]
 
 def summary(log: RunLog) -> Table:
     """Stored share of the raw bytes, by part of the state and by what the step was stored against."""
+    columns = shares(log)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stored, of raw")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in next(iter(columns.values())):
+        cells = [str(column[row]) if row == _COUNT else f"{column[row]:.1%}" for column in columns.values()]
+        table.add_row(row, *cells, style="bold" if row == _WHOLE else None)
+    return table
+
+
+def shares(log: RunLog) -> dict[str, dict[str, float]]:
+    """By what steps were stored against: how many they are, and what share of the raw bytes each part takes."""
     keys = [saved for saved in log.saved if saved.info.is_key]
     deltas = [saved for saved in log.saved if not saved.info.is_key]
     groups = {"key steps": keys}
@@ -130,23 +145,18 @@ def summary(log: RunLog) -> Table:
         name = f"deltas over {interval} step{'s' if interval > 1 else ''}"
         groups[name] = [saved for saved in deltas if saved.interval == interval]
     groups["all"] = log.saved
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("stored, of raw")
-    for name in groups:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_row("saved steps", *(str(len(group)) for group in groups.values()))
-    for artifact, name in _PARTS.items():
-        totals = ([saved.info.artifacts[artifact] for saved in group] for group in groups.values())
-        table.add_row(name, *(_share((raw, stored) for raw, stored in group) for group in totals))
-    whole = ((((saved.info.raw_bytes, saved.info.stored_bytes) for saved in group)) for group in groups.values())
-    table.add_row("everything", *map(_share, whole), style="bold")
-    return table
+    found: dict[str, dict[str, float]] = {}
+    for name, group in groups.items():
+        found[name] = {_COUNT: len(group)}
+        for artifact, part in _PARTS.items():
+            found[name][part] = _share(saved.info.artifacts[artifact] for saved in group)
+        found[name][_WHOLE] = _share((saved.info.raw_bytes, saved.info.stored_bytes) for saved in group)
+    return found
 
 
-def _share(sizes: Iterable[tuple[int, int]]) -> str:
+def _share(sizes: Iterable[tuple[int, int]]) -> float:
     raw, stored = (sum(column) for column in zip(*sizes, strict=True))
-    return f"{stored / raw:.1%}"
+    return float(stored / raw)
 
 
 def totals(log: RunLog) -> str:

@@ -11,7 +11,7 @@ from deltackpt.api import StepInfo, Store
 from deltackpt.format.manifest import Manifest, Metric
 from deltackpt.pipeline.diff import StepDiff
 from deltackpt.store.base import UNUSABLE, index_lookup
-from deltackpt.store.catalog import visible_steps
+from deltackpt.store.listing import list_steps
 from deltackpt.store.stats.blocks import SeenRecords, StepBlocks, blocks_of
 
 __all__ = ["METADATA", "ReportData", "StepFigures", "collect"]
@@ -115,21 +115,22 @@ def collect(
 
 def _figures(store: Store, progress: Progress | None) -> tuple[list[StepFigures], list[tuple[str, str]]]:
     opened = store.opened
-    visible = visible_steps(opened)
+    # All at once: to find one step by its name, all names of the store are listed.
+    listing = list_steps(opened)
     seen = SeenRecords()
     found: list[StepFigures] = []
-    damaged: list[tuple[str, str]] = []
-    for number, step in enumerate(visible):
+    damaged = [(f"{step.key.branch}:{step.key.step}", str(step.error)) for step in listing.damaged]
+    for number, step in enumerate(listing.steps):
         try:
             manifest = opened.manifest(step.key)
             blocks = blocks_of(manifest, index_lookup(opened, manifest), seen)
         except UNUSABLE as error:
             damaged.append((f"{step.key.branch}:{step.key.step}", str(error)))
             continue
-        info = store.step(f"{step.key.branch}:{step.key.step}").info
+        info = StepInfo.from_listed(step)
         found.append(_figure(info, _by_role(manifest, blocks, info.stored_bytes)))
         if progress is not None:
-            progress(number + 1, len(visible))
+            progress(number + 1, len(listing.steps))
     return found, damaged
 
 

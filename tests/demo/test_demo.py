@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,11 @@ def _run(out: Path, *options: str) -> int:
 
 
 def test_the_quick_demo_proves_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "demo"
-    assert _run(out) == 0
+    out, figures = tmp_path / "demo", tmp_path / "demo.json"
+    assert _run(out, "--json", str(figures)) == 0
     text = capsys.readouterr().out
+    for column in json.loads(figures.read_text())["stored_of_raw"].values():
+        assert f"{column['everything']:.1%}" in text
     # Three restores, the losses of two continuations, and the state after them.
     assert text.count(EQUAL) == 6
     assert "NOT EQUAL" not in text

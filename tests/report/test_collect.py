@@ -45,6 +45,12 @@ def test_bytes_are_those_that_the_store_tells(store: Store) -> None:
     assert data.steps[1].parent == "main:0"
 
 
+def test_steps_are_not_looked_for_one_by_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find one lists all of them: a report on 1,000 steps would list a million."""
+    monkeypatch.setattr(Store, "step", None)
+    assert len(collected(store, pairs=0).steps) == 5
+
+
 def test_changes_are_relative_to_the_weights_of_a_layer(store: Store) -> None:
     data = collected(store)
     assert data.layers == ("model.h.0", "model.h.1")
