@@ -124,6 +124,7 @@ class Step:
         force: bool = False,
         trust_objects: bool = False,
         max_shard_bytes: int | None = None,
+        ranks: int | None = None,
     ) -> list[Path]:
         """Write the step as files into a new folder, which appears whole or not at all.
 
@@ -139,6 +140,8 @@ class Step:
             force: whether a folder that is there is replaced, with all that is in it.
             trust_objects: whether objects that are pickles may be loaded, which lets them run any code.
             max_shard_bytes: where files of ``"safetensors"`` and ``"hf"`` are cut; by default at 5 GB.
+            ranks: with ``"olmo"``, the files ``rank0.pt`` and so on of this many ranks, as OLMo's legacy sharded
+                checkpointer has them, in place of whole ones.
 
         Returns:
             The files written.
@@ -160,6 +163,7 @@ class Step:
             only=only,
             force=force,
             max_shard_bytes=max_shard_bytes,
+            ranks=ranks,
         )
 
     def check(self, against: str | os.PathLike[str] | Step, *, only: str = "model") -> CheckReport:

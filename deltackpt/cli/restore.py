@@ -52,6 +52,10 @@ def command(
             help="Where to cut files of safetensors and hf; 5GB if not given.",
         ),
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", metavar="N", help="With olmo: rank0.pt and so on of N ranks, in place of whole files."),
+    ] = None,
     trust_objects: Annotated[
         bool,
         typer.Option(
@@ -78,6 +82,7 @@ def command(
             force=force,
             trust_objects=trust_objects,
             max_shard_bytes=None if max_shard_size is None else parse_size(max_shard_size),
+            ranks=ranks,
         )
     sizes = [(str(path), path.stat().st_size) for path in files]
     if output.json:

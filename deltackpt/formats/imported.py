@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -113,8 +113,14 @@ def _whole_file(source: StepSource, files: Sequence[FileImage]) -> FileImage | N
     return saved[0] if len(saved) == 1 and not others else None
 
 
-def imported_state(source: StepSource, artifact: str, stored: StoredTensors) -> object:
-    """The nested state of ``model`` or ``optim``; its tensors stand for stored ones. None where the step has none.
+def imported_state(
+    source: StepSource, artifact: str, stored: StoredTensors, *, wanted: Callable[[object], bool] | None = None
+) -> object:
+    """The nested state of ``model``, ``optim`` or ``train``; its tensors stand for stored ones. None where the step has
+    none.
+
+    Args:
+        wanted: which of its outermost keys are wanted; the others are left out, and may hold anything.
 
     Raises:
         IncompleteStepError: the file of a rank is missing.
@@ -123,14 +129,21 @@ def imported_state(source: StepSource, artifact: str, stored: StoredTensors) -> 
     files = original_images(source)
     joined = find_joined(source, files)
     if joined is not None and artifact in joined.parts:
-        return joined.parts[artifact](stored)
+        value = joined.parts[artifact](stored)
+        if wanted is None or not isinstance(value, dict):
+            return value
+        return {key: member for key, member in value.items() if wanted(key)}
+    renamed = {} if joined is None else {new: old for old, new in joined.renamed.items()}
+    if f"{artifact}.pt" in renamed:
+        image = next(file for file in files if file.path == renamed[f"{artifact}.pt"])
+        return saved_value(source, image, stored, wanted=wanted)
     kinds = _artifacts(source, files)
     own = [file for file in files if kinds[file.path] == artifact]
     if not own:
         return None
     whole = _whole_file(source, own)
     if whole is not None:
-        return saved_value(source, whole, stored)
+        return saved_value(source, whole, stored, wanted=wanted)
     if artifact == "model":
         return imported_model(source, stored)
     raise _unjoined(own)

@@ -31,6 +31,7 @@ def restore_step(
     only: str | None = None,
     force: bool = False,
     max_shard_bytes: int | None = None,
+    ranks: int | None = None,
 ) -> list[Path]:
     """Write a step, or one artifact of it, to the folder ``out``, which appears whole or not at all.
 
@@ -39,12 +40,14 @@ def restore_step(
         force: whether a folder that is there is replaced, with all that is in it.
         max_shard_bytes: where safetensors files are cut; None for 5 GB. Other formats have no such files.
 
+        ranks: with the format ``olmo``, how many ranks the files are for; None for whole tensors.
+
     Returns:
         The files written.
 
     Raises:
-        InvalidArgumentError: an unknown format, a size for a format that is not cut, or a folder that must not be
-            replaced.
+        InvalidArgumentError: an unknown format, ranks or a size for one that has none, or a folder that must not
+            be replaced.
         ObjectExistsError: the folder is there, and not ``force``; nothing was written.
         TensorNotFoundError: the step has no artifact called ``only``.
         UnsupportedDataError, IncompleteStepError: the step cannot be written in this format.
@@ -60,6 +63,11 @@ def restore_step(
         )
     if max_shard_bytes is not None and max_shard_bytes < 1:
         raise InvalidArgumentError(f"max_shard_bytes must be at least 1, not {max_shard_bytes}")
+    if ranks is not None and (name != "olmo" or only is not None):
+        raise InvalidArgumentError(
+            "files of ranks are what the format olmo has, with all parts of a state in each",
+            hint="ranks= goes with the format olmo, without only=",
+        )
     refuse_existing(out, force=force)
     write: Callable[[Path], list[Path]]
     if name == "dcp":
@@ -74,7 +82,7 @@ def restore_step(
             return write_dcp_folder(source, entries, folder)
 
     else:
-        images = _images(source, name, only, MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes)
+        images = _images(source, name, only, max_shard_bytes or MAX_SHARD_BYTES, ranks)
 
         def write(folder: Path) -> list[Path]:
             return _write(source, images, folder)
@@ -84,12 +92,16 @@ def restore_step(
     return [out / path for path in files]
 
 
-def _images(source: StepSource, name: str, only: str | None, max_shard_bytes: int) -> list[FileImage]:
+def _images(
+    source: StepSource, name: str, only: str | None, max_shard_bytes: int, ranks: int | None
+) -> list[FileImage]:
     if name == "original":
         # Without torch, which takes longer to import than small files to write.
         return original_images(source, only)
-    from deltackpt.formats.views import VIEWS
+    from deltackpt.formats.views import VIEWS, olmo_ranks
 
+    if ranks is not None:
+        return olmo_ranks(source, ranks)
     return VIEWS[name](source, only, max_shard_bytes)
 
 

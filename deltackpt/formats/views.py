@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from deltackpt.errors import IncompleteStepError, InvalidNameError, TensorNotFoundError
+from deltackpt.errors import IncompleteStepError, InvalidNameError, TensorNotFoundError, UnsupportedDataError
 from deltackpt.formats.flat_state import flat_tensors, flatten
 from deltackpt.formats.hf_names import to_hf
 from deltackpt.formats.image import FileImage
@@ -18,7 +18,7 @@ from deltackpt.formats.source import StepSource
 from deltackpt.formats.torch_image import StoredTensors, torch_image
 from deltackpt.formats.yaml_text import to_yaml
 
-__all__ = ["VIEWS", "View", "file_images", "part_image"]
+__all__ = ["VIEWS", "View", "file_images", "olmo_ranks", "part_image"]
 
 View = Callable[[StepSource, "str | None", int], "list[FileImage]"]
 """Gives the files of a step, or of one artifact of it; the last argument is where safetensors files are cut."""
@@ -74,6 +74,40 @@ def _olmo(source: StepSource, only: str | None, _: int) -> list[FileImage]:
     if "optim" in wanted:
         parts["optim"] = by_name(parts["optim"], flatten(parts["model"]) if "model" in parts else {})
     return [part_image(name, parts[name], stored) for name in wanted]
+
+
+def olmo_ranks(source: StepSource, ranks: int) -> list[FileImage]:
+    """The step as OLMo's ``rankN.pt`` and ``config.yaml``. Random numbers of ranks are left out, as OLMo does itself
+    where their number changes.
+
+    Raises:
+        InvalidArgumentError: there cannot be so many ranks.
+        IncompleteStepError: the step lacks a part.
+        UnsupportedDataError: a part holds what is not plain data.
+    """
+    from deltackpt.formats.rank_files import rank_images
+
+    stored = StoredTensors()
+    if _is_imported(source):
+        parts = {name: imported_state(source, name, stored) for name in ("model", "optim")}
+        parts["train"] = imported_state(source, "train", stored, wanted=lambda key: key != "rng")
+        parts = {name: value for name, value in parts.items() if value is not None}
+        config = [image for image in imported_torch(source, None) if image.path == "config.yaml"]
+    else:
+        parts = source.parts([entry for entry in source.state_entries() if entry.artifact in _OLMO_PARTS], stored)
+        config = [part_image("config", parts.pop("config"), stored)] if "config" in parts else []
+    found = {*parts, *(["config"] if config else [])}
+    _check_complete(source, [name for name in _OLMO_PARTS if name not in found])
+    train = parts["train"]
+    if not isinstance(train, Mapping):
+        raise UnsupportedDataError(
+            f"the training state is a {type(train).__name__}, not names and values",
+            where=str(source.manifest.header.key),
+            hint="restore the step with the format olmo without ranks=",
+        )
+    optim = by_name(parts["optim"], flatten(parts["model"]))
+    state = {key: value for key, value in train.items() if key != "rng"}
+    return [*config, *rank_images(parts["model"], optim, state, ranks, stored)]
 
 
 def _olmo_of_files(source: StepSource, only: str | None, wanted: Sequence[str]) -> list[FileImage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fractions
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from deltackpt import Store
-from deltackpt.errors import DamagedFileError, IncompleteStepError, UnsupportedDataError
-from tests.dcp.states import blank, new_store
+from deltackpt.errors import DamagedFileError, IncompleteStepError, InvalidArgumentError, UnsupportedDataError
+from tests.dcp.states import blank, new_store, save_state
 from tests.formats import ranks
 from tests.formats.imported import hf_model_folder, import_folder, olmo_folder, weights
 from tests.formats.values import identical
@@ -62,6 +66,90 @@ def test_the_training_state_of_ranks(tmp_path: Path) -> None:
         "global_step": 3,
         "checkpoints": ["runs/step1"],
     }
+
+
+def load_rank(path: Path, rank: int, ranks: int) -> Any:
+    """As OLMo's trainer of this rank does; its tensors then know where their rows lie."""
+    dist.init_process_group("fake", rank=rank, world_size=ranks, store=FakeStore())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # that ShardedTensor is old
+            return torch.load(path, weights_only=False)
+    finally:
+        dist.destroy_process_group()
+
+
+def rows_of(sharded: ShardedTensor) -> torch.Tensor:
+    """The rows that a rank has, checked against their places."""
+    shards = sharded.local_shards()
+    for shard in shards:
+        assert list(shard.tensor.shape) == shard.metadata.shard_sizes
+    about = sharded.metadata()
+    return shards[0].tensor if shards else torch.empty(0, *about.size[1:], dtype=about.tensor_properties.dtype)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("write", [olmo_folder, ranks.olmo_local, ranks.olmo_legacy], ids=["whole", "local", "legacy"])
+def test_back_to_the_files_of_ranks(write: Callable[[Path], Path], count: int, tmp_path: Path) -> None:
+    store = imported(write(tmp_path / "in"))
+    store.step(1).restore(tmp_path / "whole", "olmo")
+    files = store.step(1).restore(tmp_path / "step3", "olmo", ranks=count)
+    assert [path.name for path in files] == ["config.yaml", *(f"rank{rank}.pt" for rank in range(count))]
+    model, optim = (load_torch(tmp_path / "whole" / f"{name}.pt") for name in ("model", "optim"))
+    # As torch has it on each rank.
+    loaded = [load_rank(tmp_path / "step3" / f"rank{rank}.pt", rank, count) for rank in range(count)]
+    for name, weight in model.items():
+        assert isinstance(loaded[0]["model"][name], ShardedTensor)
+        assert torch.equal(torch.cat([rows_of(one["model"][name]) for one in loaded]), weight)
+        for kind, value in optim["state"].get(name, {}).items():
+            parts = [one["optim"]["state"][name][kind] for one in loaded]
+            assert torch.equal(torch.cat([rows_of(part) for part in parts]) if value.ndim else parts[0], value)
+    assert loaded[-1]["optim"]["param_groups"] == optim["param_groups"]
+    assert "rng" not in loaded[0]
+    # Taken in again, and joined.
+    again = Store.create(tmp_path / "store")
+    report = again.import_checkpoints([tmp_path / "step3"])
+    assert [(one.layout, one.status, list(one.lacks)) for one in report.steps] == [("olmo-sharded", "imported", [])]
+    again.step(3).restore(tmp_path / "again", "olmo")
+    assert identical(by_key(dict(load_torch(tmp_path / "again" / "model.pt"))), by_key(dict(model)))
+    assert sort_keys(load_torch(tmp_path / "again" / "optim.pt")) == sort_keys(optim)
+
+
+def test_a_rank_has_its_own_rows_only(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    model = {"a": torch.randn(400, 100), "b": torch.randn(300)}
+    state = {"model": model, "optim": ranks.optim_by_name(model), "train": {"global_step": 3}, "config": {"width": 4}}
+    save_state(store, 3, state)
+    config, *files = store.step(3).restore(tmp_path / "ranks", "olmo", ranks=4)
+    assert config.name == "config.yaml"
+    assert all(abs(path.stat().st_size - 3 * 40_300) < 8192 for path in files)
+
+
+def test_a_saved_state_as_the_files_of_ranks(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    model = weights(3)
+    train = {"global_step": 3, "rng": {"torch": torch.arange(4)}}
+    state = {"model": model, "optim": ranks.optim_by_name(model), "train": train, "config": {"width": 4}}
+    save_state(store, 3, state)
+    store.step(3).restore(tmp_path / "ranks", "olmo", ranks=2)
+    imported(tmp_path / "ranks").step(1).restore(tmp_path / "again", "olmo")
+    assert identical(by_key(dict(load_torch(tmp_path / "again" / "model.pt"))), by_key(model))
+    assert load_torch(tmp_path / "again" / "train.pt") == {"global_step": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"format": "torch", "ranks": 2}, "the format olmo has"),
+        ({"format": "olmo", "ranks": 2, "only": "model"}, "the format olmo has"),
+        ({"format": "olmo", "ranks": 0}, "ranks must be from 1"),
+    ],
+)
+def test_ranks_that_make_no_sense(arguments: dict[str, Any], match: str, tmp_path: Path) -> None:
+    step = imported(olmo_folder(tmp_path / "in")).step(1)
+    with pytest.raises(InvalidArgumentError, match=match):
+        step.restore(tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("write", [ranks.olmo_local, ranks.olmo_legacy, ranks.zero])
