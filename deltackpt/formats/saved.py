@@ -26,7 +26,7 @@ from deltackpt.formats.torch_image import StoredTensors
 from deltackpt.tensor.dtypes import by_name
 from deltackpt.tensor.torch_bridge import to_torch_dtype
 
-__all__ = ["ImageReadable", "Rebuild", "read_value", "saved_value"]
+__all__ = ["ImageReadable", "Rebuild", "build_value", "read_value", "saved_value"]
 
 _MAX_DEPTH: Final = 200
 _LEAVES: Final = (type(None), bool, int, float, str, bytes)
@@ -112,6 +112,20 @@ def read_value(
     except DamagedFileError as error:
         # Its bytes were sound when they were imported.
         raise CorruptObjectError(error.message, where=image.path, hint="run `deltackpt verify --deep`") from error
+
+
+def build_value(
+    saved: SavedValue, image: FileImage, stored: StoredTensors, node: Value, place: tuple[object, ...]
+) -> object:
+    """What a part of a file's value would be.
+
+    Args:
+        place: of the part, for errors.
+
+    Raises:
+        UnsupportedDataError: it holds what is not plain data, which is named.
+    """
+    return _Builder(saved, image, stored, None, 0).value(node, place)
 
 
 class _Builder:

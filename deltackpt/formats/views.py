@@ -121,11 +121,9 @@ def _olmo_of_files(source: StepSource, only: str | None, wanted: Sequence[str]) 
 
 def _optim_by_name(source: StepSource, image: FileImage) -> FileImage:
     """The optimizer's file, written anew with names where it has numbers for its parameters."""
-    # Paths of an optimizer's state are (optim, state, parameter, ...).
-    numbered = any(
-        e.path and e.path[:2] == ("optim", "state") and str(e.path[2]).isdigit() for e in source.state_entries()
-    )
-    if not numbered:
+    # Paths of an optimizer's state are (optim, state, parameter, ...); names are not numbers.
+    places = [e.path for e in source.state_entries() if e.artifact == "optim" and e.path and "state" in e.path[:-1]]
+    if not any(str(place[place.index("state") + 1]).isdigit() for place in places):
         return image
     stored = StoredTensors()
     optim = imported_state(source, "optim", stored)
@@ -151,8 +149,7 @@ def _safetensors(source: StepSource, only: str | None, max_shard_bytes: int) -> 
         if only in (None, "model"):
             tensors = flat_tensors(imported_model(source, stored), stored)
             images += safetensors_images("model", tensors, max_shard_bytes=max_shard_bytes)
-        artifacts = {entry.artifact for entry in source.manifest.entries} if only is None else {only}
-        return images + [image for name in sorted(artifacts - {"model"}) for image in imported_torch(source, name)]
+        return images + (imported_torch(source, only, without=frozenset({"model"})) if only != "model" else [])
     for name, value in source.parts(source.state_entries(only), stored).items():
         if name == "model":
             tensors = flat_tensors(flatten(value), stored)

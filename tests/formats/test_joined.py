@@ -5,6 +5,7 @@ from __future__ import annotations
 import fractions
 import shutil
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -269,3 +270,72 @@ def test_legacy_files_are_read_too(tmp_path: Path) -> None:
     state = blank({"optim": expected})
     load(state, storage_reader=FileSystemReader(tmp_path / "out"), no_dist=True)
     assert identical(state["optim"], expected)
+
+
+def plain_file(folder: Path, wrap: Callable[[dict[str, Any]], dict[str, Any]] = lambda parts: parts) -> Path:
+    """What most training scripts save: one file with all parts."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 7, "best": {"loss": 1.5}}
+    folder.mkdir()
+    torch.save(wrap(parts), folder / "ckpt_7.pt")
+    return folder
+
+
+def as_lightning(parts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "epoch": 1,
+        "state_dict": OrderedDict(parts["model"]),
+        "optimizer_states": [parts["optimizer"]],
+        "lr_schedulers": [{"last_epoch": 1}],
+        "hyper_parameters": {"width": 4},
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrap", "train"),
+    [
+        (lambda parts: parts, {"step": 7, "best": {"loss": 1.5}}),
+        (lambda parts: {"state": parts, "epoch": 2}, {"state": {"step": 7, "best": {"loss": 1.5}}, "epoch": 2}),
+        (as_lightning, {"epoch": 1, "lr_schedulers": [{"last_epoch": 1}], "hyper_parameters": {"width": 4}}),
+    ],
+    ids=["plain", "nested", "lightning"],
+)
+def test_one_file_with_all_parts(
+    wrap: Callable[[dict[str, Any]], dict[str, Any]], train: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = plain_file(tmp_path / "in", wrap)
+    whole = load_torch(folder / "ckpt_7.pt")
+    inner = whole.get("state", whole)
+    model = dict(inner["model"] if "model" in inner else inner["state_dict"])
+    optim = inner["optimizer"] if "optimizer" in inner else inner["optimizer_states"][0]
+    step = imported(folder).step(1)
+    assert [path.name for path in step.restore(tmp_path / "same")] == ["ckpt_7.pt"]
+    files = step.restore(tmp_path / "torch", "torch")
+    assert sorted(path.name for path in files) == ["model.pt", "optim.pt", "train.pt"]
+    assert identical(dict(load_torch(tmp_path / "torch" / "model.pt")), model)
+    assert identical(load_torch(tmp_path / "torch" / "optim.pt"), optim)
+    assert load_torch(tmp_path / "torch" / "train.pt") == train
+    for only in ("model", "optim"):
+        assert [p.name for p in step.restore(tmp_path / only, "torch", only=only)] == [f"{only}.pt"]
+    step.restore(tmp_path / "flat", "safetensors")
+    assert identical(by_key(load_file(tmp_path / "flat" / "model.safetensors")), by_key(model))
+    assert (tmp_path / "flat" / "optim.pt").exists()
+    step.restore(tmp_path / "dcp", "dcp")
+    state = blank({"model": model, "optim": optim})
+    load(state, storage_reader=FileSystemReader(tmp_path / "dcp"), no_dist=True)
+    assert identical(state, {"model": model, "optim": optim})
+    torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)).load_state_dict(
+        load_torch(tmp_path / "torch" / "model.pt")
+    )
+
+
+def test_what_is_no_plain_data_keeps_only_its_own_part(tmp_path: Path) -> None:
+    folder = plain_file(tmp_path / "in", lambda parts: {**parts, "scheduler": fractions.Fraction(1, 3)})
+    step = imported(folder).step(1)
+    with pytest.raises(UnsupportedDataError, match=r"fractions\.Fraction"):
+        step.restore(tmp_path / "out", "torch")
+    step.restore(tmp_path / "out", "torch", only="model")
+    assert set(load_torch(tmp_path / "out" / "model.pt")) == {"0.weight", "0.bias", "1.weight", "1.bias"}
