@@ -42,9 +42,9 @@ def save_load(figures: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
 def files(figures: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
     """Of an import and a restore, and against everything else that keeps files."""
     ours = figures[0]
-    taken, given = ours["raw"] / ours["in_wall"], ours["out_bytes"] / ours["out_wall"]
+    taken, given = ours["raw"] / ours["in_wall"], ours["out_bytes"] / (ours.get("out_slowest") or ours["out_wall"])
     yield taken >= _IMPORT, f"import at {taken / 1e6:.0f} MB/s (goal {_IMPORT / 1e6:.0f})"
-    yield given >= _RESTORE, f"restore at {given / 1e6:.0f} MB/s (goal {_RESTORE / 1e6:.0f})"
+    yield given >= _RESTORE, f"restore of any step at {given / 1e6:.0f} MB/s (goal {_RESTORE / 1e6:.0f})"
     for row in figures[1:]:
         share = ours["stored"] / row["stored"]
         yield share < 1, f"{share:.3f} of the bytes of {row['name']} (goal 1)"

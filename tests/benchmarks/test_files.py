@@ -26,6 +26,8 @@ def test_the_store_is_measured_beside_others(run: Path, tmp_path: Path) -> None:
     assert len({row.raw for row in rows}) == 1
     assert rows[0].stored < rows[1].stored < rows[1].raw
     assert rows[0].out_wall is not None
+    assert rows[0].out_slowest is not None
+    assert rows[0].out_slowest >= rows[0].out_wall
     # Nothing is left of what was made.
     assert not list((tmp_path / "work").iterdir())
 
