@@ -494,3 +494,25 @@ def test_temporaries_of_killed_writers_can_be_removed(backend: LocalBackend, roo
     assert backend.remove_temporaries(min_age=86_400) == 2
     assert files(root) == {"a/b": b"data", "a/.tmp-young": b"half", "a/.other": b"half"}
     assert backend.remove_temporaries(min_age=86_400) == 0
+
+
+def test_reads_into_memory_of_the_caller(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(range(256)) * 40
+    backend.put("a", data)
+    real = os.preadv
+
+    def short(descriptor: int, buffers: list[memoryview], at: int) -> int:
+        return real(descriptor, [buffers[0][:999]], at)
+
+    monkeypatch.setattr(os, "preadv", short)
+    out = bytearray(5000)
+    assert backend.get_into("a", 100, memoryview(out))
+    assert out == data[100:5100]
+
+    def cutting(descriptor: int, buffers: list[memoryview], at: int) -> int:
+        return 0 if at > 2000 else short(descriptor, buffers, at)
+
+    monkeypatch.setattr(os, "preadv", cutting)
+    with pytest.raises(TruncatedObjectError, match="changed the file while it was read") as caught:
+        backend.get_into("a", 100, memoryview(out))
+    assert caught.value.offset == 100 + 2 * 999
