@@ -553,7 +553,7 @@ class Store:
             progress: called with the steps done and the steps in all.
         """
         other = None if source is None else source.opened
-        return repair_store(self._opened, other=other, drop=drop, progress=progress)
+        return repair_store(self._opened, other=other, drop=drop, threads=default_threads(), progress=progress)
 
     def sign(self, key: str | os.PathLike[str]) -> list[str]:
         """Sign every step that this key has not signed yet.

@@ -21,6 +21,7 @@ __all__ = ["EXAMPLE", "NAME", "command"]
 NAME = "verify"
 EXAMPLE = "deltackpt verify runs/gpt --deep"
 
+_SOURCES = {"copy": "from another store", "duplicates": "from the same blocks in other packs"}
 _STEPS_SHOWN = 5
 _NAMES_SHOWN = 3
 
@@ -36,7 +37,8 @@ def command(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="First put damaged objects back as they were, from parity or --from; then --deep."
+            "--repair",
+            help="First put back what is damaged, from parity, --from, or the same blocks in other packs; then --deep.",
         ),
     ] = False,
     source: Annotated[
@@ -66,7 +68,7 @@ def command(
     if output.json:
         output.document(_document(opened.url, deep, report, repaired))
     else:
-        _print(output, deep, report)
+        _print(output, deep, report, _hint(report, repaired, source is not None))
     if not report.ok:
         raise typer.Exit(CorruptObjectError.exit_code)
 
@@ -80,8 +82,14 @@ def _split(affected: str) -> tuple[str, str | None]:
 def _print_repair(output: Output, report: RepairReport) -> None:
     """What was repaired, what was not, and what that cost."""
     for done in report.repaired:
-        how = "from another store" if done.source == "copy" else f"from parity, {count(done.sectors, 'sector')} rebuilt"
+        how = (
+            f"from parity, {count(done.sectors, 'sector')} rebuilt"
+            if done.source == "parity"
+            else _SOURCES[done.source]
+        )
         output.line(f"repaired {done.key} {how}")
+    for step in report.rewritten:
+        output.line(f"wrote step {step} anew: its blocks were in other packs, too")
     for lost in report.lost:
         output.line(f"cannot repair {lost.key}: {lost.reason}; needed by {_few(lost.steps, _STEPS_SHOWN)}", "bold red")
     for step in report.dropped:
@@ -95,6 +103,7 @@ def _repair_document(report: RepairReport) -> dict[str, object]:
         "checked": report.checked,
         "repaired": [{"key": done.key, "source": done.source, "sectors": done.sectors} for done in report.repaired],
         "lost": [{"key": lost.key, "reason": lost.reason, "steps": list(lost.steps)} for lost in report.lost],
+        "rewritten": list(report.rewritten),
         "dropped": list(report.dropped),
     }
 
@@ -123,7 +132,7 @@ def _document(url: str, deep: bool, report: VerifyReport, repaired: RepairReport
     }
 
 
-def _print(output: Output, deep: bool, report: VerifyReport) -> None:
+def _print(output: Output, deep: bool, report: VerifyReport, hint: str) -> None:
     parts = [
         count(report.steps, "step"),
         count(report.indexes, "index", "indexes"),
@@ -143,33 +152,49 @@ def _print(output: Output, deep: bool, report: VerifyReport) -> None:
         return
     output.line()
     output.table(
-        ["kind", "~where", ">byte", "~what is wrong", "~affected steps and tensors"],
-        (
-            [
-                problem.kind,
-                problem.where,
-                "" if problem.offset is None else f"{problem.offset}",
-                problem.message,
-                _summary(problem),
-            ]
-            for problem in report.problems
-        ),
+        ["kind", "~where", "~what is wrong", "~affected steps and tensors"],
+        ([problems[0].kind, where, _wrong(problems), _summary(problems)] for where, problems in _by_object(report)),
     )
     output.line()
-    output.line(f"{count(len(report.problems), 'problem')}; what is not listed can be read", "bold red")
-    output.error_line("hint", _hint(report), "bold")
+    objects = count(len(_by_object(report)), "object")
+    output.line(f"{count(len(report.problems), 'problem')} in {objects}; what is not listed can be read", "bold red")
+    output.error_line("hint", hint, "bold")
 
 
-def _hint(report: VerifyReport) -> str:
+def _hint(report: VerifyReport, repaired: RepairReport | None, from_copy: bool) -> str:
     if all(problem.kind == SignatureError.kind for problem in report.problems):
         return "the owner of the key signs steps with `deltackpt sign`; what was changed by others is not to be trusted"
-    return "`--repair` puts objects back from parity, `--repair --from COPY` from a copy of the store"
+    if repaired is None:
+        return "`--repair` puts objects back from parity, `--repair --from COPY` from a copy of the store"
+    copy = "another copy of the store" if from_copy else "a copy of the store"
+    return f"`--repair --from COPY` takes the rest from {copy}; `--repair --drop` removes the steps that stay damaged"
 
 
-def _summary(problem: Problem) -> str:
-    """What a problem affects, by step, and only the first few where there are many."""
+def _by_object(report: VerifyReport) -> list[tuple[str, list[Problem]]]:
+    """The problems of each object, for one damaged pack may hold many broken records."""
+    found: dict[str, list[Problem]] = {}
+    for problem in report.problems:
+        found.setdefault(problem.where, []).append(problem)
+    return list(found.items())
+
+
+def _wrong(problems: Sequence[Problem]) -> str:
+    """What is wrong with an object, and at which byte, or at how many places."""
+    places: dict[str, list[int | None]] = {}
+    for problem in problems:
+        places.setdefault(problem.message, []).append(problem.offset)
+    named = []
+    for message, offsets in places.items():
+        one = "" if offsets[0] is None else f" (byte {offsets[0]})"
+        named.append(message + (f" ({len(offsets)} places)" if len(offsets) > 1 else one))
+    return _few(named, _NAMES_SHOWN, "; ")
+
+
+def _summary(problems: Sequence[Problem]) -> str:
+    """What problems affect, by step, and only the first few where there are many."""
     steps: dict[str, list[str]] = {}
-    for step, fqn in map(_split, problem.affected):
+    for affected in dict.fromkeys(name for problem in problems for name in problem.affected):
+        step, fqn = _split(affected)
         steps.setdefault(step, []).extend([] if fqn is None else [fqn])
     named = [f"{step} ({_few(fqns, _NAMES_SHOWN)})" if fqns else step for step, fqns in steps.items()]
     return _few(named, _STEPS_SHOWN, "; ") or "-"

@@ -11,7 +11,7 @@ from deltackpt.format.hashing import Buffer
 from deltackpt.format.magic import check_magic
 from deltackpt.format.record import Record, decode_record, parse_record_header
 
-__all__ = ["PACK_FOOTER_BYTES", "PACK_HEADER_BYTES", "PackBuilder", "walk_pack"]
+__all__ = ["END_MAGIC", "MAGIC", "PACK_FOOTER_BYTES", "PACK_HEADER_BYTES", "PackBuilder", "walk_pack"]
 
 MAGIC = b"DKPACK01"
 END_MAGIC = b"DKPACKED"

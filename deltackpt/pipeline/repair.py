@@ -1,16 +1,20 @@
-"""Put damaged objects of a store back as they were: from their parity, or from another store that has them."""
+"""Put damaged objects of a store back as they were: from parity, from another store, from the same blocks elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from deltackpt.backend.base import Backend
-from deltackpt.errors import DeltackptError, MissingObjectError
-from deltackpt.format.keys import StepKey, manifest_key, parity_key, step_prefix
+from deltackpt.errors import CommitConflictError, DeltackptError, MissingObjectError, StepNotFoundError
+from deltackpt.format.keys import StepKey, manifest_key, parity_key, parse_pack_key, step_prefix
 from deltackpt.format.parity import decode_parity, rebuild
 from deltackpt.pipeline.damage import is_whole, needed_objects, read_whole
+from deltackpt.pipeline.rewrite import rewrite_step, step_items
+from deltackpt.pipeline.salvage import Salvage
+from deltackpt.pipeline.save import SaveSettings
+from deltackpt.store.base import UNUSABLE
 from deltackpt.store.catalog import VisibleStep, visible_steps
 from deltackpt.store.opened import OpenStore
 
@@ -25,12 +29,12 @@ class RepairedObject:
 
     Attributes:
         key: which.
-        source: ``"parity"``, or ``"copy"``: another store.
-        sectors: how many of its sectors were rebuilt; 0 where it was copied.
+        source: ``"parity"``; ``"copy"``: another store; or ``"duplicates"``: equal records in other packs of this one.
+        sectors: how many of its sectors were rebuilt; 0 without parity.
     """
 
     key: str
-    source: Literal["parity", "copy"]
+    source: Literal["parity", "copy", "duplicates"]
     sectors: int
 
 
@@ -56,13 +60,16 @@ class RepairReport:
     Attributes:
         checked: how many objects were read.
         repaired: what is whole again.
-        lost: what is not.
+        lost: what is not, and is needed.
+        rewritten: steps that were written anew, as ``"BRANCH:STEP"``: all their blocks were found, but in other records
+            than those of a damaged pack, which they need no longer. They are key steps now, and not signed.
         dropped: the steps removed because of that, as ``"BRANCH:STEP"``.
     """
 
     checked: int
     repaired: tuple[RepairedObject, ...]
     lost: tuple[LostObject, ...]
+    rewritten: tuple[str, ...]
     dropped: tuple[str, ...]
 
     @property
@@ -72,16 +79,23 @@ class RepairReport:
 
 
 def repair_store(
-    store: OpenStore, *, other: OpenStore | None = None, drop: bool = False, progress: Progress | None = None
+    store: OpenStore,
+    *,
+    other: OpenStore | None = None,
+    drop: bool = False,
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> RepairReport:
     """Read every object that a visible step needs, and put back as it was what is not what was written.
 
-    What is put back is byte for byte the object that the step names, so nothing else has to change. Can be killed
-    at any time and run again.
+    What is put back is byte for byte the object that the step names, so nothing else has to change. Where a pack cannot
+    be had, but every block of a step in some other record, the step is written anew. Can be killed at any time and run
+    again.
 
     Args:
         other: a store that may hold the same objects, such as a copy.
         drop: whether steps that stay damaged are removed, so that what the store lists is whole.
+        threads: how many encode blocks of steps that are written anew.
         progress: called with the steps done and the steps in all.
 
     Raises:
@@ -99,11 +113,49 @@ def repair_store(
             users.setdefault(key, []).append(_name(step.key))
         if progress is not None:
             progress(number + 1, len(steps))
-    lost = tuple(LostObject(key, found, tuple(users[key])) for key, found in state.items() if isinstance(found, str))
+    rewritten = _from_duplicates(store, steps, state, users, threads)
+    lost = tuple(
+        LostObject(key, found, still)
+        for key, found in state.items()
+        if isinstance(found, str) and (still := tuple(name for name in users[key] if name not in rewritten))
+    )
     broken = {name for found in lost for name in found.steps}
     dropped = _drop(store.backend, [s for s in steps if _name(s.key) in broken]) if drop else ()
     repaired = tuple(found for found in state.values() if isinstance(found, RepairedObject))
-    return RepairReport(len(state), repaired, lost, dropped)
+    return RepairReport(len(state), repaired, lost, rewritten, dropped)
+
+
+def _from_duplicates(
+    store: OpenStore,
+    steps: Sequence[VisibleStep],
+    state: dict[str, RepairedObject | str | None],
+    users: Mapping[str, Sequence[str]],
+    threads: int,
+) -> tuple[str, ...]:
+    """Rebuild lost packs from equal records, noted in ``state``; the steps that were written anew for those left."""
+    lost = {name: key for key, found in state.items() if isinstance(found, str) and (name := parse_pack_key(key))}
+    if not lost:
+        return ()
+    readable = [step for step in steps if not isinstance(state[manifest_key(step.key)], str)]
+    manifests = {_name(step.key): store.manifest(step.key) for step in readable}
+    salvage = Salvage(store, manifests.values(), lost)
+    for name, key in list(lost.items()):
+        whole = salvage.rebuild(name, read_whole(store.backend, key)[0])
+        if whole is not None:
+            store.backend.put(key, whole)
+            state[key] = RepairedObject(key, "duplicates", 0)
+            del lost[name]
+    rewritten = []
+    for step in sorted({step for key in lost.values() for step in users[key]}):
+        try:
+            items = step_items(store, manifests[step], salvage.decode)
+            rewrite_step(store, manifests[step], settings=SaveSettings(threads, 0), items=items)
+        except (*UNUSABLE, StepNotFoundError, CommitConflictError):
+            continue  # It stays as damaged as it was, or somebody wrote or deleted it meanwhile.
+        rewritten.append(step)
+    for key in lost.values():
+        state[key] = f"{state[key]}; the same blocks are not all in other packs"
+    return tuple(rewritten)
 
 
 def _objects(

@@ -5,7 +5,7 @@ A kill at any moment leaves the step at its old generation, or at the new one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from deltackpt.tensor.grid import cut
 __all__ = ["claim_source", "rewrite_step", "step_items"]
 
 Bytes = NDArray[np.uint8]
+Decode = Callable[[RecordRef], Bytes]
 
 # Enough that neighbouring blocks share the decoded chains of their partners; chains are decoded anew above it.
 _MEMO_BYTES = 256 << 20
@@ -102,33 +103,38 @@ def claim_source(announcement: Announcement, manifest: Manifest) -> None:
         )
 
 
-def step_items(store: OpenStore, manifest: Manifest) -> list[SaveItem]:
-    """Everything in a step, as one writer saves it; blocks are decoded from the store when they are read."""
-    decoder = BlockDecoder(store, index_lookup(store, manifest), BlockMemo(_MEMO_BYTES))
+def step_items(store: OpenStore, manifest: Manifest, decode: Decode | None = None) -> list[SaveItem]:
+    """Everything in a step, as one writer saves it; blocks are decoded when they are read.
+
+    Args:
+        decode: gives the block of a record, not to be changed; by default from the store.
+    """
+    if decode is None:
+        decode = BlockDecoder(store, index_lookup(store, manifest), BlockMemo(_MEMO_BYTES)).decode
     return [
-        _item(manifest, decoder, number, entry, shard, box)
+        _item(manifest, decode, number, entry, shard, box)
         for number, entry in enumerate(manifest.entries)
         for shard, box in enumerate(manifest.shard_boxes(number))
     ]
 
 
-def _item(manifest: Manifest, decoder: BlockDecoder, number: int, entry: Entry, shard: int, box: Box) -> SaveItem:
+def _item(manifest: Manifest, decode: Decode, number: int, entry: Entry, shard: int, box: Box) -> SaveItem:
     places = dict(zip(cut(box, entry.block_elements), manifest.block_range(number, shard), strict=True))
     dtype = by_code(entry.dtype, where=entry.fqn)
 
-    def decode(place: int) -> Bytes:
+    def block_at(place: int) -> Bytes:
         identity = manifest.indexes[int(manifest.block_index[place])].identity
-        return decoder.decode(RecordRef(identity, int(manifest.block_row[place])))
+        return decode(RecordRef(identity, int(manifest.block_row[place])))
 
     def read(wanted: Box) -> Bytes:
         if wanted in places:
-            return decode(places[wanted]).copy()
+            return block_at(places[wanted]).copy()
         # The samples by which a chain policy is chosen are parts of blocks.
         data = np.empty(wanted.numel * dtype.itemsize, np.uint8)
         elements = element_view(data, dtype, wanted.sizes)
         for block, place in places.items():
             if (common := block.intersect(wanted)) is not None:
-                source = element_view(decode(place), dtype, block.sizes)
+                source = element_view(block_at(place), dtype, block.sizes)
                 elements[common.relative_to(wanted).slices()] = source[common.relative_to(block).slices()]
         return data
 

@@ -34,7 +34,8 @@ class Problem:
 
     Attributes:
         kind: the kind of error, as in ``errors.py``.
-        where, offset: the object and the byte in it.
+        where: the key of the object.
+        offset: the byte in it, where one is known.
         message: what is wrong.
         affected: what cannot be read because of it, as ``"BRANCH:STEP FQN"``, or ``"BRANCH:STEP"`` for a whole step.
     """
@@ -72,10 +73,13 @@ class VerifyReport:
 class _Findings:
     """Problems by place, each with everything that it affects."""
 
+    root: str
     found: dict[tuple[str, str, int | None, str], list[str]] = field(default_factory=dict)
 
     def add(self, error: DeltackptError, affected: str | None) -> None:
-        place = (error.kind, error.where or "", error.offset, error.message)
+        # Backends name objects by where they are.
+        where = (error.where or "").removeprefix(self.root).lstrip("/")
+        place = (error.kind, where, error.offset, error.message)
         listed = self.found.setdefault(place, [])
         if affected is not None and affected not in listed:
             listed.append(affected)
@@ -100,7 +104,7 @@ def verify_store(
         progress: called with the steps done and the steps in all.
     """
     store = OpenStore(store.backend, store.config)
-    findings = _Findings()
+    findings = _Findings(store.url)
     steps = visible_steps(store)
     sizes = {found.key: found.size for prefix in (PACKS, INDEXES) for found in store.backend.list(prefix)}
     listed: set[str] = set()

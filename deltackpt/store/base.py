@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deltackpt.errors import CorruptObjectError, MissingObjectError, UnknownVersionError
 from deltackpt.format.index import Index, PackInfo
-from deltackpt.format.keys import pack_key
+from deltackpt.format.keys import index_key, manifest_key, pack_key
 from deltackpt.format.manifest import Entry, Manifest
 from deltackpt.store.closure import key_rows
 from deltackpt.store.opened import OpenStore
@@ -66,12 +66,12 @@ def index_lookup(store: OpenStore, manifest: Manifest) -> Callable[[bytes], Inde
             if identity not in objects:
                 raise CorruptObjectError(
                     f"index {identity.hex()} is needed but not in the step's closure",
-                    where=f"step {manifest.header.key.branch}:{manifest.header.key.step}",
+                    where=manifest_key(manifest.header.key),
                 )
             index = store.index(objects[identity])
             if index.digest != identity:
                 raise CorruptObjectError(
-                    "the index has another identity than the manifest says", where=objects[identity].hex()
+                    "the index has another identity than the manifest says", where=index_key(objects[identity])
                 )
             loaded[identity] = index
         return loaded[identity]

@@ -126,10 +126,23 @@ def test_repair_from_a_copy_and_what_stays_lost(cli: Run, store: Path, tmp_path:
     assert without.code == 20
     assert "cannot repair packs/" in without.out
     assert "main:100" in without.out
+    assert "`--repair --from COPY` takes the rest" in without.err
+    assert "--drop" in without.err
     repaired = cli("verify", store, "--deep", "--repair", "--from", copy)
     assert repaired.code == 0
     assert "from another store" in repaired.out
     assert pack_of(store, 100, "model").read_bytes() == whole
+
+
+def test_a_pack_cut_short_is_one_row(cli: Run, store: Path) -> None:
+    pack = pack_of(store, 100, "model")
+    pack.write_bytes(pack.read_bytes()[:30])
+    problems = cli("verify", store, "--deep", "--json").document["problems"]
+    assert len(problems) > 2
+    assert {problem["where"] for problem in problems} == {f"packs/{pack.parent.name}/{pack.name}"}
+    ran = cli("verify", store, "--deep")
+    assert ran.out.count(pack.name) == 1
+    assert f"{len(problems)} problems in 1 object" in ran.out
 
 
 def test_options_of_repair_alone_are_refused(cli: Run, store: Path) -> None:

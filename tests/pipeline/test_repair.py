@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from deltackpt.backend.base import Backend
 from deltackpt.backend.memory import MemoryBackend
 from deltackpt.errors import BackendError
-from deltackpt.format.keys import INDEXES, MANIFESTS, PACKS, PARITY, parity_key, parse_parity_key
+from deltackpt.format.keys import INDEXES, MANIFESTS, PACKS, PARITY, pack_key, parity_key, parse_parity_key
 from deltackpt.pipeline.protect import protect_store
 from deltackpt.pipeline.repair import repair_store
 from deltackpt.pipeline.verify import verify_store
 from deltackpt.store.catalog import visible_steps
 from deltackpt.store.opened import OpenStore, create_store, open_store
 from deltackpt.store.options import StoreOptions
-from deltackpt.testing.arrays import State, load_step, save_step, state_bytes
+from deltackpt.testing.arrays import State, Stored, load_step, save_step, state_bytes
 from deltackpt.testing.faults import Fault, FaultyBackend, flip_bits, truncate_object
 from tests.pipeline.helpers import floats, near
 
@@ -203,3 +203,90 @@ def test_a_repair_can_be_killed_and_run_again() -> None:
         assert killed.struck == 1
         assert repair_store(store).ok
         assert objects(store.backend) == before
+
+
+def frozen_and_moving() -> dict[int, State]:
+    """A tensor that stays the same, in an artifact of its own, beside one that changes."""
+    found: dict[int, State] = {}
+    w = floats(64, 16)
+    for step in range(4):
+        found[step] = {"frozen": Stored(floats(64, 64, seed=1), artifact="other"), "w": w}
+        w = near(w, seed=step)
+    return found
+
+
+def assert_holds(store: OpenStore, held: Mapping[int, State]) -> None:
+    fresh = open_store(store.backend)
+    for step, state in held.items():
+        assert load_step(fresh, step) == state_bytes(state)
+    assert verify_store(fresh, deep=True, threads=1).ok
+
+
+@pytest.mark.parametrize("damage", ["flipped", "many", "cut short", "gone"])
+def test_a_pack_is_rebuilt_from_equal_records_elsewhere(damage: str) -> None:
+    held = frozen_and_moving()
+    store = create_store(MemoryBackend(), StoreOptions("previous", key_every=8, block_elements=512))
+    for step, state in held.items():
+        save_step(store, state, step=step)
+    save_step(store, {"frozen": held[0]["frozen"]}, step=0, branch="anew")
+    before = objects(store.backend)
+    pack = max((key for key in before if key.startswith(PACKS)), key=lambda key: len(before[key]))
+    if damage == "flipped":
+        flip_bits(store.backend, pack, 100)
+    elif damage == "many":
+        for offset in (2, 60, 3000, len(before[pack]) - 4):
+            flip_bits(store.backend, pack, offset)
+    elif damage == "cut short":
+        truncate_object(store.backend, pack, 1000)
+    else:
+        store.backend.delete(pack)
+    report = repair_store(store)
+    if damage == "gone":  # with it went its random id: it cannot be what it was, but all its blocks are there
+        assert report.repaired == ()
+        assert report.rewritten
+    else:
+        assert [(done.key, done.source) for done in report.repaired] == [(pack, "duplicates")]
+        assert objects(store.backend) == before
+    assert (report.ok, report.lost, report.dropped) == (True, (), ())
+    assert_holds(store, held)
+
+
+def test_steps_are_written_anew_from_other_records_of_the_same_blocks() -> None:
+    """A branch that began anew has the same content, as key records; on main it is deltas."""
+    held = {step: {"w": state["w"]} for step, state in frozen_and_moving().items()}
+    store = create_store(MemoryBackend(), StoreOptions("previous", key_every=8, block_elements=512))
+    for step, state in held.items():
+        save_step(store, state, step=step)
+    alone = create_store(MemoryBackend(), StoreOptions("previous", key_every=1, block_elements=512))
+    for step in (1, 2):
+        save_step(alone, held[step], step=step, branch="copy")
+    for key, data in contents(alone.backend, PACKS, INDEXES, MANIFESTS).items():
+        store.backend.put(key, data)
+    own = {step: _own_pack(store, step) for step in held}
+    flip_bits(store.backend, own[1], 100)
+    flip_bits(store.backend, own[2], 100)
+    report = repair_store(store)
+    # Step 3 needs the blocks of steps 1 and 2, which are elsewhere; its own are whole.
+    assert report.rewritten == ("main:1", "main:2", "main:3")
+    assert (report.ok, report.lost, report.repaired) == (True, (), ())
+    assert_holds(store, held)
+    assert load_step(open_store(store.backend), "copy:2") == state_bytes(held[2])
+    # Of step 3 there is no other record: nothing is made up.
+    flip_bits(store.backend, _own_pack(store, 3), 100)
+    again = repair_store(store)
+    assert (again.ok, again.rewritten, [lost.steps for lost in again.lost]) == (False, (), [("main:3",)])
+    assert "the same blocks are not all in other packs" in again.lost[0].reason
+    assert repair_store(store, drop=True).dropped == ("main:3",)
+    assert_holds(store, {step: state for step, state in held.items() if step != 3})
+
+
+def _own_pack(store: OpenStore, step: int) -> str:
+    """The pack that the newest generation of a step of main wrote."""
+    listed = {
+        found.key.step: found.key for found in visible_steps(open_store(store.backend)) if found.key.branch == "main"
+    }
+    own = {pack.name for pack in store.manifest(listed[step]).packs}
+    for before in range(step):
+        own -= {pack.name for pack in store.manifest(listed[before]).packs}
+    (name,) = own
+    return pack_key(name)

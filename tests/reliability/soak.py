@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if step % options.report_every == 0:
                 kept = [info.step for info in store.steps()]
                 _demand_exact(store, kept[-2:], digests)
-                gc.collect()
                 samples.append(_sample(Path(name), _predicted(kept, saved)))
                 _write(f"{step:>6} saves, {len(kept):>3} steps kept, the last 2 exact, {samples[-1]}")
         kept = [info.step for info in store.steps()]
@@ -102,6 +103,9 @@ class Sample:
 
 
 def _sample(root: Path, predicted: int) -> Sample:
+    gc.collect()
+    with suppress(OSError, AttributeError):  # elsewhere than on glibc
+        ctypes.CDLL(None).malloc_trim(0)  # holes that malloc keeps come and go, and would hide what is held
     process = psutil.Process()
     disk = sum(path.lstat().st_size for path in root.rglob("*") if path.is_file())
     return Sample(process.memory_info().rss, process.num_fds(), disk, predicted, time.process_time())
