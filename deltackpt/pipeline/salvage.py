@@ -1,8 +1,8 @@
 """What damaged packs held, from where else the store has it: the same blocks, in packs of other steps and branches.
 
-A block may be stored several times: on branches that began anew, at steps without a base. A record that is found
-again byte for byte puts a pack back as it was. Any other record of the same block lets a step be read, and so be written
-anew.
+A block may be stored several times: on branches that began anew, or at steps without a base. A record that
+is found again byte for byte puts a pack back as it was. Any other record of the same block lets a step be
+read, and so be written anew.
 """
 
 from __future__ import annotations
