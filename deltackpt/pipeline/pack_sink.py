@@ -17,12 +17,15 @@ from deltackpt.format.index import PackInfo
 from deltackpt.format.keys import pack_key
 from deltackpt.format.pack import PackBuilder
 
-__all__ = ["PackSink"]
+__all__ = ["FIRST_BYTES", "PackSink"]
 
 Bytes = NDArray[np.uint8]
 
 # Larger packs begin small: nobody knows that they will be filled.
 _MOST_AT_ONCE: Final = 1 << 28
+
+FIRST_BYTES: Final = 8 << 20
+"""The first pack of a save: most of a small one is put while the rest is still encoded, and large ones have few packs."""
 
 
 @dataclass(slots=True)
@@ -50,12 +53,17 @@ class PackSink:
         backend: where packs are put.
         pack_bytes: their size, where no record is larger.
         workspace: where the memory of a pack comes from, and goes to once it is put.
+        first_bytes: the size of the first pack of each artifact, if that is less; each later one is twice as large.
     """
 
-    def __init__(self, backend: Backend, pack_bytes: int, workspace: Workspace) -> None:
+    def __init__(
+        self, backend: Backend, pack_bytes: int, workspace: Workspace, first_bytes: int | None = None
+    ) -> None:
         self._backend = backend
         self._workspace = workspace
         self._pack_bytes = pack_bytes
+        self._first = pack_bytes if first_bytes is None else min(pack_bytes, first_bytes)
+        self._limits: dict[str, int] = {}
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltackpt-put")
         self._open: dict[str, _Open] = {}
         self._packs: list[PackInfo | None] = []
@@ -64,8 +72,9 @@ class PackSink:
     def add(self, artifact: str, record: Buffer) -> tuple[int, int]:
         """Append a copy of a record; gives the number of its pack and its offset there."""
         filling = self._open.get(artifact)
-        if filling is not None and filling.builder.size + len(record) > self._pack_bytes:
+        if filling is not None and filling.builder.size + len(record) > self._limit(artifact):
             self._close(artifact)
+            self._limits[artifact] = min(self._pack_bytes, 2 * self._limit(artifact))
             filling = None
         if filling is None:
             filling = self._open[artifact] = self._begin(artifact)
@@ -86,11 +95,15 @@ class PackSink:
     ) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
+    def _limit(self, artifact: str) -> int:
+        """The size of the artifact's pack that fills."""
+        return self._limits.get(artifact, self._first)
+
     def _begin(self, artifact: str) -> _Open:
         number = len(self._packs)
         self._packs.append(None)
         # Memory that was never touched takes none.
-        memory = self._workspace.take(min(self._pack_bytes, _MOST_AT_ONCE))
+        memory = self._workspace.take(min(self._limit(artifact), _MOST_AT_ONCE))
         return _Open(number, artifact, PackBuilder(memory=memory.data), memory)
 
     def _close(self, artifact: str) -> None:

@@ -22,7 +22,7 @@ from deltackpt.pipeline.encode import EncodedBlock, Resolved, StoredBlock, Taken
 from deltackpt.pipeline.items import SaveItem
 from deltackpt.pipeline.measure import Sampled, measure, sample_groups, take_sample
 from deltackpt.pipeline.ordered import ordered_map
-from deltackpt.pipeline.pack_sink import PackSink
+from deltackpt.pipeline.pack_sink import FIRST_BYTES, PackSink
 from deltackpt.pipeline.partners import group_items
 from deltackpt.pipeline.plan_save import BlockGroup, BlockTask, GroupPlan, plan_save
 from deltackpt.pipeline.rows import IndexBuilder, NewRecord
@@ -139,7 +139,7 @@ def _write(
     )
     bases = Bases(store, start.views, cache)
     with (
-        PackSink(store.backend, options.pack_bytes, workspace) as sink,
+        PackSink(store.backend, options.pack_bytes, workspace, FIRST_BYTES) as sink,
         ThreadPoolExecutor(settings.threads, thread_name_prefix="deltackpt-save") as executor,
     ):
         rows = _Rows(IndexBuilder(), sink, _Keeper(cache, start.chain, places), announcement, workspace)

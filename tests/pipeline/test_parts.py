@@ -114,6 +114,19 @@ def test_records_lie_where_the_sink_says_in_packs_of_one_artifact() -> None:
             assert packs[full].size + len(data) > 1024
 
 
+def test_packs_of_an_artifact_grow_to_their_size() -> None:
+    """So that there is something to put early."""
+    with PackSink(MemoryBackend(), 4096, Workspace(), 1024) as sink:
+        for artifact in ("a", "b"):
+            for number in range(120):
+                sink.add(artifact, record(40, number))
+        packs = sink.finish()
+    for artifact in ("a", "b"):
+        sizes = [pack.size for pack in packs if pack.artifact == artifact]
+        assert [limit for size, limit in zip(sizes[:-1], (1024, 2048, 4096, 4096), strict=False) if size > limit] == []
+        assert [limit for size, limit in zip(sizes[:-1], (1024, 2048, 4096), strict=True) if size < limit - 110] == []
+
+
 def test_an_empty_sink_and_one_record() -> None:
     backend = RecordingBackend(MemoryBackend())
     with PackSink(backend, 1024, Workspace()) as sink:
