@@ -6,6 +6,7 @@ Each saves a step into a place of its own, in the background or not, and loads i
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from deltackpt import Store
 from deltackpt.backend.base import Backend, Buffer, ObjectInfo
 from deltackpt.dcp import DeltaStorageReader, DeltaStorageWriter
+from deltackpt.store.base_cache import shared_cache
 from deltackpt.store.opened import OpenStore
 
 __all__ = ["PEERS", "Files", "OurStore", "Peer", "Throttle", "TorchSave"]
@@ -53,6 +55,9 @@ class Peer(Protocol):
 
     name: str
 
+    def begin(self) -> None:
+        """Forget what was saved. A collective."""
+
     def save(self, step: int, state: State, throttle: Throttle | None = None) -> None:
         """Save and return when all is durable."""
 
@@ -71,6 +76,15 @@ def _waiter(response: Any) -> Callable[[], object]:
     return future.result
 
 
+def _clear(folder: Path) -> None:
+    """Remove what all ranks have put into a folder."""
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    dist.barrier()
+
+
 def _tree_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
@@ -81,10 +95,18 @@ class OurStore:
     name = "deltackpt"
 
     def __init__(self, folder: Path, threads: int, group: dist.ProcessGroup | None) -> None:
-        self.store = Store.create(folder / "deltackpt", chain="previous") if dist.get_rank() == 0 else None
-        dist.barrier()
-        self.store = self.store or Store.open(folder / "deltackpt")
+        self.store: Store | None = None
+        self._folder = folder / "deltackpt"
         self._threads, self._group = threads, group
+
+    def begin(self) -> None:
+        if self.store is not None:
+            shared_cache(self.store.opened.config.id).begin_save(0)  # the bases of a store that is gone
+        _clear(self._folder)
+        if dist.get_rank() == 0:
+            Store.create(self._folder, chain="previous")
+        dist.barrier()
+        self.store = Store.open(self._folder)
 
     def save(self, step: int, state: State, throttle: Throttle | None = None) -> None:
         assert self.store is not None
@@ -172,6 +194,9 @@ class Files:
         self._threads, self._group = threads, group
         self._zstd = zstd
 
+    def begin(self) -> None:
+        _clear(self._folder)
+
     def _writer(self, step: int) -> FileSystemWriter:
         return FileSystemWriter(
             self._folder / str(step), thread_count=self._threads, _extensions=[ZStandard()] if self._zstd else None
@@ -200,7 +225,9 @@ class TorchSave:
 
     def __init__(self, folder: Path, threads: int, group: dist.ProcessGroup | None) -> None:
         self._folder = folder / "torch"
-        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        _clear(self._folder)
 
     def _file(self, step: int, rank: int) -> Path:
         return self._folder / f"{step}-{rank}.pt"

@@ -59,6 +59,8 @@ class Training:
         mesh = init_device_mesh("cpu", (world,))
         self._random = torch.Generator().manual_seed(1 + rank)
         self.steps = 0
+        # Gradients are pieces of it: to make as much noise anew for each takes longer than a save.
+        self._noise = torch.randn(2 * _LARGEST, generator=self._random)
         self.local: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.state: State = {}
         rows = max(1, nbytes // (3 * 4 * _COLUMNS * world))
@@ -80,7 +82,9 @@ class Training:
         self.steps += 1
         correct = math.sqrt(1 - 0.95**self.steps) / (1 - 0.9**self.steps)
         for weight, first, second, drift in self.local:
-            gradient = torch.randn(weight.shape, generator=self._random).mul_(1e-2).add_(drift)
+            start = int(torch.randint(self._noise.numel() - weight.numel(), (), generator=self._random))
+            noise = self._noise[start : start + weight.numel()].view(weight.shape)
+            gradient = torch.add(drift, noise, alpha=1e-2)
             first.lerp_(gradient, 0.1)
             second.mul_(0.95).addcmul_(gradient, gradient, value=0.05)
             weight.mul_(1 - 1e-5).addcdiv_(first, second.sqrt().add_(1e-8), value=-1e-4 * correct)
@@ -88,7 +92,7 @@ class Training:
 
     def digest(self) -> float:
         """A number that tells whether a load gave the state back."""
-        return float(sum(t.double().sum() for tensors in self.local for t in tensors[:3]))
+        return float(sum(t.sum(dtype=torch.float64) for tensors in self.local for t in tensors[:3]))
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -129,31 +133,33 @@ def _status(name: str) -> int:
 
 
 def _measure(peer: Peer, training: Training, plan: Plan) -> dict[str, Any]:
-    """Saves ``DEEP`` steps of a chain and loads two of them, once."""
-    meter = _Meter()
-    found: dict[str, Any] = {}
+    """Saves a step whole, steps after it, and loads two of them, once. Ours are ``DEEP`` steps of a chain; of others,
+    for which one step is like another, only as many as there is something to measure.
+    """
+    peer.begin()
+    sync, background = _Meter(), _Meter()
     state, last = training.state, training.steps
-    found["key save"] = meter.time(lambda: peer.save(last, state))
-    found["key bytes"] = peer.stored(last)
+    found: dict[str, Any] = {"key save": sync.time(lambda: peer.save(last, state)), "key bytes": peer.stored(last)}
     key = deep = (last, training.digest())
+    chain = peer.name == OurStore.name
     deltas, blocked = [], []
-    for number in range(1, DEEP):
+    for number in range(1, DEEP if chain else 3):
+        if not chain and number == 1 and plan.repeats == 1:
+            continue
         training.step()
         step = training.steps
-        if number % 3 == 2 or peer.name == "torch.save":
+        if number % 3 == 2:
             wait: list[Callable[[], object]] = []
-            blocked.append(meter.time(lambda: wait.append(peer.start(step, state))))  # noqa: B023
-            meter.time(wait[0])
-        elif number % 3 == 1 or peer.name == OurStore.name:
-            deltas.append(meter.time(lambda: peer.save(step, state)))  # noqa: B023
+            blocked.append(background.time(lambda: wait.append(peer.start(step, state))))  # noqa: B023
+            background.time(wait[0])
         else:
-            continue
+            deltas.append(sync.time(lambda: peer.save(step, state)))  # noqa: B023
         found["delta bytes"] = peer.stored(step)
         deep = (step, training.digest())
-    found["delta save"] = min(deltas, default=min(blocked))
+    found["delta save"] = min(deltas, default=found["key save"])
     found["blocked"] = min(blocked)
-    found["save memory"] = meter.memory
-    meter.memory = 0
+    found["save memory"], found["async memory"] = sync.memory, background.memory
+    meter = _Meter()
     for name, (step, digest) in (("key load", key), ("deep load", deep)):
         found[name] = meter.time(lambda: peer.load(step, state))  # noqa: B023
         if training.digest() != digest:
@@ -165,6 +171,9 @@ def _measure(peer: Peer, training: Training, plan: Plan) -> dict[str, Any]:
 def _throttled(peers: Sequence[Peer], training: Training, rates: Sequence[float]) -> list[dict[str, float]]:
     """How long a delta step takes where the disk is slow."""
     rows = []
+    if rates:  # bases that are one step away, whatever was saved in between
+        for peer in peers:
+            peer.save(training.steps, training.state)
     for rate in rates:
         training.step()
         row: dict[str, float] = {"rate": rate}
@@ -187,11 +196,14 @@ def run_rank(rank: int, plan: Plan, folder: Path) -> None:
         for name, peer in peers.items():
             training.step()
             rounds[name].append(_measure(peer, training, plan))
+            if name != OurStore.name:
+                peer.begin()  # at once: disks have room for a few states
     # Seconds and bytes of the best round; memory of the worst.
     best = {
         name: {what: (max if "memory" in what else min)(r[what] for r in found) for what in found[0]}
         for name, found in rounds.items()
     }
+    training.step()
     slow = [peer for name, peer in peers.items() if name in (OurStore.name, Files.name)]
     throttled = _throttled(slow, training, plan.rates)
     if rank == 0:

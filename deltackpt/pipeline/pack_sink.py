@@ -25,7 +25,7 @@ Bytes = NDArray[np.uint8]
 _MOST_AT_ONCE: Final = 1 << 28
 
 FIRST_BYTES: Final = 8 << 20
-"""The first pack of a save: most of a small one is put while the rest is still encoded, and large ones have few packs."""
+"""The first pack of a save: most of a small one is put while the rest is encoded, and large ones have few packs."""
 
 
 @dataclass(slots=True)
@@ -56,9 +56,7 @@ class PackSink:
         first_bytes: the size of the first pack of each artifact, if that is less; each later one is twice as large.
     """
 
-    def __init__(
-        self, backend: Backend, pack_bytes: int, workspace: Workspace, first_bytes: int | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, pack_bytes: int, workspace: Workspace, first_bytes: int | None = None) -> None:
         self._backend = backend
         self._workspace = workspace
         self._pack_bytes = pack_bytes

@@ -24,7 +24,7 @@ class StoreOptions:
         key_every: a key step at least every this many steps; 1 makes every step a key step.
         max_depth: no block is written that takes more than this many records to decode.
         block_elements: the most elements of a block.
-        pack_bytes: the size at which a pack is closed, but for the first ones of a save, which are smaller; also the most
+        pack_bytes: the size at which a pack is closed, but for the first of a save, which are smaller; also the most
             memory that one open pack takes.
         level: the zstd level of byte planes.
     """
