@@ -13,8 +13,8 @@
 #define SAMPLES(word) ((word) == 4 ? (uint64_t)1 << 16 : (uint64_t)1 << 17)
 
 /* Of some rows their share of so many times these, and no fewer than the least: as many tables as there are classes have to
- * be known as well as those of a block. */
-#define ROW_SAMPLES 2
+ * be known as well as those of a block. For 16-bit words twice as many again make 0.3% of such a block. */
+#define ROW_SAMPLES(word) ((word) == 4 ? 2 : 4)
 #define LEAST_SAMPLES ((uint64_t)1 << 13)
 
 /* Below so many 1/65536 bits an element, the tables come from half of the block: 2% smaller than from 2^17 of 2^20
@@ -175,7 +175,7 @@ static int64_t encode_coded(const variant_functions *f, const dk_block *block, c
 {
     const uint64_t n = block->count, raw = n * block->word;
     uint64_t samples = SAMPLES(block->word);
-    if (block->rows) samples = dk_share(block, ROW_SAMPLES * samples, LEAST_SAMPLES);
+    if (block->rows) samples = dk_share(block, ROW_SAMPLES(block->word) * samples, LEAST_SAMPLES);
     uint32_t *counts = scratch->u.encode.counts;
     dk_plan plan = survey->plan;
     dk_encoder e;

@@ -190,6 +190,7 @@ INLINE int encode_rows(const dk_block *block, const dk_plan *plan, const dk_enco
     fill_moves(&m);
     for (uint64_t i = start; i < start + rows * DK_LANES; i += DK_LANES) {
         const uint64_t from = dk_at(b, i);
+        dk_prefetch_ahead(b, i);
         if (e->words_end - e->words < 2 * DK_LANES) return DK_TOO_LARGE;
         for (uint32_t v = 0; v < PER_ROW; v++) {
             uint64_t at = i + VECTOR * v;
@@ -245,6 +246,7 @@ INLINE int decode_rows(const dk_block *block, const dk_plan *plan, const uint32_
     for (uint64_t i = start + rows * DK_LANES; i > start;) {
         i -= DK_LANES;
         const uint64_t from = dk_at(b, i);
+        dk_prefetch_behind(b, i);
         for (uint32_t v = PER_ROW; v-- > 0;) {
             uint64_t at = i + VECTOR * v, here = from + VECTOR * v;
             uint32_t *state = d->state + (VECTOR * v & lanes);
@@ -347,6 +349,7 @@ INLINE void size_rows(const dk_block *b, const dk_survey *survey, uint32_t row_l
     const __m256i one = _mm256_set1_epi32(1);
     for (uint64_t r = 0; r < b->count >> row_log2; r++) {
         __m256i sum = _mm256_setzero_si256();
+        dk_prefetch_row(b, r, row_log2);
         for (uint64_t i = r << row_log2, end = i + DK_LANES; i < end; i += VECTOR) {
             __m256i p = b->prediction ? load(b->prediction, i, half) : _mm256_setzero_si256(), size;
             __m256i c = context(b, p, i, &k, array), z = residual(load(b->values, i, half), image(p, &k), &k, half);

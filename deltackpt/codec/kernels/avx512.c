@@ -453,6 +453,7 @@ INLINE void size_rows(const dk_block *b, const dk_survey *survey, uint32_t row_l
     const __m512i means = _mm512_loadu_si512(survey->sizes), one = _mm512_set1_epi32(1);
     for (uint64_t r = 0; r < b->count >> row_log2; r++) {
         __m512i sum = _mm512_setzero_si512();
+        dk_prefetch_row(b, r, row_log2);
         for (uint64_t i = r << row_log2, end = i + DK_LANES; i < end; i += 16) {
             __m512i p = b->prediction ? load(b->prediction, i, half) : _mm512_setzero_si512(), size;
             __m512i c = context(b, p, i, &k, array), z = residual(load(b->values, i, half), image(p, &k), &k, half);

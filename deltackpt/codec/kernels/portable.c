@@ -339,6 +339,7 @@ INLINE void size_rows(const dk_block *b, const dk_survey *survey, uint32_t row_l
     for (uint64_t r = 0; r < b->count >> row_log2; r++) {
         uint32_t value[DK_LANES], prediction[DK_LANES], z[DK_LANES];
         int32_t context[DK_LANES], sum = 0;
+        dk_prefetch_row(b, r, row_log2);
         load_row(b->values, r << row_log2, word, value);
         load_row(b->prediction, r << row_log2, word, prediction);
         contexts_of_row(b, r << row_log2, prediction, &k, array, context);

@@ -260,6 +260,14 @@ static inline void dk_prefetch_behind(const dk_block *b, uint64_t i)
     if (b->rows && i >= DK_AHEAD) dk_prefetch(b, dk_at(b, i - DK_AHEAD));
 }
 
+/* The same where the first 64 elements of every row are looked at. */
+#define DK_ROWS_AHEAD 8
+static inline void dk_prefetch_row(const dk_block *b, uint64_t row, uint32_t row_log2)
+{
+    const uint64_t start = (row + DK_ROWS_AHEAD) << row_log2;
+    if (start + DK_LANES <= b->count) dk_prefetch(b, start);
+}
+
 static inline uint32_t dk_sign(uint32_t x) { return (uint32_t)0 - (x >> 31); }
 
 static inline uint32_t dk_image(uint32_t x, uint32_t is_float)

@@ -129,6 +129,9 @@ static inline void take_run(const dk_block *block, uint64_t start, uint64_t leng
     }
 }
 
+/* How many runs ahead memory is asked for. */
+#define RUNS_AHEAD 4
+
 /* Residuals and keys of the sample. */
 static uint32_t take_sample(const dk_block *block, uint32_t key_shift, dk_survey_scratch *s)
 {
@@ -137,6 +140,7 @@ static uint32_t take_sample(const dk_block *block, uint32_t key_shift, dk_survey
     dk_block own = *block;
     for (uint64_t run = 0; run < runs.runs; run++) {
         uint64_t i = dk_run_start(&runs, run), end = i + runs.length;
+        if (run + RUNS_AHEAD < runs.runs) dk_prefetch(&own, dk_at(&own, dk_run_start(&runs, run + RUNS_AHEAD)));
         while (i < end) {
             const uint64_t length = end - i < DK_LANES ? end - i : DK_LANES, start = dk_at(&own, i);
             /* The two calls differ in nothing but a constant that a compiler can use. */

@@ -19,7 +19,7 @@ __all__ = ["encode"]
 
 _SPARSE_Q16 = 1 << 15
 _SAMPLES = {2: 1 << 17, 4: 1 << 16}
-_ROW_SAMPLES, _LEAST_SAMPLES = 2, 1 << 13
+_ROW_SAMPLES, _LEAST_SAMPLES = {2: 4, 4: 2}, 1 << 13
 
 
 def _raw_streams(z: Words, shift: int) -> bytes:
@@ -84,7 +84,7 @@ def encode(
     cells = _cells(high, c)
     samples = _SAMPLES[word]
     if whole is not None:
-        samples = share_of(_ROW_SAMPLES * samples, values.size, whole, _LEAST_SAMPLES)
+        samples = share_of(_ROW_SAMPLES[word] * samples, values.size, whole, _LEAST_SAMPLES)
     found = _tables(cells, survey, samples)
     if found is None:
         return None
