@@ -21,7 +21,6 @@ import deltackpt
 from benchmarks.gpt import GPTConfig
 from benchmarks.text import Tokenizer, read_sources
 from benchmarks.training import TrainConfig, Trainer, make_deterministic
-from deltackpt.codec import choice
 from deltackpt.dcp import DeltaStorageWriter
 from deltackpt.store.base import index_lookup
 from deltackpt.store.closure import find_closure
@@ -44,12 +43,12 @@ def weights_bytes(store: deltackpt.Store, step: int) -> int:
     return find_closure(blocks, lookup).stored_bytes(lookup)
 
 
-def run(name: str, steps: list[int]) -> deltackpt.Store:
+def run(name: str, steps: list[int], read_factor: float) -> deltackpt.Store:
     """Train and save the steps."""
     text = read_sources(2 << 20)
     tokens = Tokenizer.train(text, _MODEL.vocab).encode(text)
     trainer = Trainer(_MODEL, TrainConfig(120, warmup=20, batch=8), tokens)
-    store = deltackpt.Store.create(f"memory://{name}", key_every=_KEY_EVERY)
+    store = deltackpt.Store.create(f"memory://{name}", key_every=_KEY_EVERY, read_factor=read_factor)
     for step in range(1, max(steps) + 1):
         trainer.train_step()
         if step in steps:
@@ -65,10 +64,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
     make_deterministic()
     steps = [*range(_EVERY, _UNTIL + 1, _EVERY), *range(_UNTIL + 1, _UNTIL + 1 + single)]
-    partners = run("partners", steps)
-    allowed, choice._READ_FACTOR = choice._READ_FACTOR, 0.0
-    alone = run("alone", steps)
-    choice._READ_FACTOR = allowed
+    partners, alone = run("partners", steps, 2.0), run("alone", steps, 1.0)
     table = Table("step", "read with partners", "without", "ratio", "stored with partners", "without")
     for step in steps:
         read = weights_bytes(partners, step), weights_bytes(alone, step)

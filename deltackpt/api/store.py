@@ -77,6 +77,7 @@ class Store:
         block_elements: int = _DEFAULTS.block_elements,
         pack_bytes: int = _DEFAULTS.pack_bytes,
         level: int = _DEFAULTS.level,
+        read_factor: float = _DEFAULTS.read_factor,
     ) -> Store:
         """Make a new store in an empty or new folder.
 
@@ -89,13 +90,15 @@ class Store:
             block_elements: the most elements of a block.
             pack_bytes: the size at which a pack is closed.
             level: the zstd level.
+            read_factor: how many times the bytes of weights alone reading these may take, where they are predicted
+                from their moments.
 
         Raises:
             StoreExistsError: there is a store already.
             NotAStoreError: the folder holds something else.
             InvalidArgumentError: an option makes no sense.
         """
-        options = StoreOptions(chain, key_every, max_depth, block_elements, pack_bytes, level)
+        options = StoreOptions(chain, key_every, max_depth, block_elements, pack_bytes, level, read_factor)
         return cls(create_store(open_backend(url, create=True), options))
 
     @classmethod

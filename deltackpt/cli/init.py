@@ -47,6 +47,12 @@ def command(
         str, typer.Option(metavar="SIZE", help="The size at which a pack is closed, such as 64MiB.")
     ] = f"{_DEFAULTS.pack_bytes >> 20}MiB",
     level: Annotated[int, typer.Option(metavar="N", help="The zstd level.")] = _DEFAULTS.level,
+    read_factor: Annotated[
+        float,
+        typer.Option(
+            metavar="X", help="How many times its own bytes a read of weights alone may take, for smaller steps."
+        ),
+    ] = _DEFAULTS.read_factor,
     config: Annotated[
         bool, typer.Option("--config", help="Also write a commented deltackpt.yaml, to be edited.")
     ] = False,
@@ -66,6 +72,7 @@ def command(
         block_elements=block_elements,
         pack_bytes=parse_size(pack_bytes),
         level=level,
+        read_factor=read_factor,
     )
     written = _write_config(made) if config else None
     options = made.options.to_mapping()

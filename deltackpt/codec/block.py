@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltackpt.codec import registry
-from deltackpt.codec.choice import Candidate, Choice, choose, payload_bound, slots_of, smallest_payload
+from deltackpt.codec.choice import READ_FACTOR, Candidate, Choice, choose, payload_bound, slots_of, smallest_payload
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Shape
 from deltackpt.codec.workspace import Workspace
@@ -30,9 +30,11 @@ class CodecOptions:
 
     Attributes:
         level: the zstd level of byte planes.
+        read_factor: how many times what it takes without, a read of a block's artifact alone may take.
     """
 
     level: int = 1
+    read_factor: float = READ_FACTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def encode_block(
     shape = Shape(dtype, data.size // dtype.word_bytes)
     values = _words(data, dtype)
     space = Workspace() if workspace is None else workspace
-    taken = choose(data, dtype, candidates, space) if choice is None else choice
+    taken = choose(data, dtype, candidates, space, read_factor=options.read_factor) if choice is None else choice
     candidate = None if taken.number is None else candidates[taken.number]
     number, spent = (_ZERO, 0) if candidate is None else (candidate.predictor, candidate.input_bytes)
     inputs = {} if candidate is None else slots_of(candidate.inputs)

@@ -21,7 +21,7 @@ from deltackpt.codec.types import Prediction, Shape, Slot
 from deltackpt.codec.workspace import Workspace
 from deltackpt.tensor.dtypes import DType
 
-__all__ = ["Candidate", "Choice", "choose", "payload_bound", "slots_of", "smallest_payload"]
+__all__ = ["READ_FACTOR", "Candidate", "Choice", "choose", "payload_bound", "slots_of", "smallest_payload"]
 
 Bytes = NDArray[np.uint8]
 
@@ -34,7 +34,7 @@ _LEAST_GAIN = 0.01
 _LEAST_GAIN_NEAR = 0.002
 
 # Moments that predict a weight are read with it. A weights-only read may cost this many times what it would without.
-_READ_FACTOR = 2.0
+READ_FACTOR = 2.0
 
 # A prediction that leaves so few bits a word is good enough: fitting another one takes longer than it can save.
 _ENOUGH = 2.0
@@ -107,7 +107,14 @@ def _estimate(values: Words, prediction: Prediction, shape: Shape, workspace: Wo
     return survey.cost / _Q16 / survey.taken, survey
 
 
-def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace: Workspace | None = None) -> Choice:
+def choose(
+    data: Bytes,
+    dtype: DType,
+    candidates: Sequence[Candidate],
+    workspace: Workspace | None = None,
+    *,
+    read_factor: float = READ_FACTOR,
+) -> Choice:
     """The candidate with the fewest estimated bits; none where none saves enough.
 
     Predictors go word by word, so a sample of the inputs gives a sample of the prediction.
@@ -117,6 +124,7 @@ def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace
         dtype: its element type.
         candidates: what it may be predicted from.
         workspace: where buffers come from.
+        read_factor: how many times what it takes without, a read of this block's artifact alone may take.
     """
     values = data.view(dtype.word)
     if values.size == 0:
@@ -128,7 +136,7 @@ def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace
         predictor = registry.predictor(candidate.predictor, source="encoder")
         inputs = slots_of(candidate.inputs)
         read_bits = 8 * candidate.read_bytes / values.size
-        if not predictor.applies(shape, inputs) or read_bits > _READ_FACTOR * alone_bits:
+        if not predictor.applies(shape, inputs) or read_bits > read_factor * alone_bits:
             continue
         if best_bits < _ENOUGH:
             break
@@ -145,7 +153,7 @@ def choose(data: Bytes, dtype: DType, candidates: Sequence[Candidate], workspace
         bits += 8 * candidate.input_bytes / values.size
         if not read_bits:
             alone_bits = min(alone_bits, bits)
-        elif bits + read_bits > _READ_FACTOR * alone_bits:
+        elif bits + read_bits > read_factor * alone_bits:
             continue
         if bits < best_bits * (1 - (_LEAST_GAIN_NEAR if candidate.near else _LEAST_GAIN)):
             best_bits, best = bits, Choice(number, params, bits, None if predictor.computes else survey)

@@ -94,7 +94,7 @@ def resolve_group(
 
     Base blocks are read once for the whole group.
     """
-    resolver = Resolver(group, GroupBases(bases), max_depth, workspace)
+    resolver = Resolver(group, GroupBases(bases), max_depth, workspace, options.read_factor)
     resolved: dict[int, Resolved] = {}
     duplicates = {}
     for position, taken in enumerate(group):
@@ -121,18 +121,27 @@ class Resolver:
         members: all of them; those with a depth may be partners.
     """
 
-    def __init__(self, group: Sequence[TakenBlock], bases: BaseReader, max_depth: int, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        group: Sequence[TakenBlock],
+        bases: BaseReader,
+        max_depth: int,
+        workspace: Workspace,
+        read_factor: float = CodecOptions().read_factor,
+    ) -> None:
         self.members = [Member(taken.task, taken.data, taken.address) for taken in group]
         self.bases = bases
         self._max_depth = max_depth
         self._workspace = workspace
+        self._read_factor = read_factor
 
     def pick(self, position: int) -> Pick:
         """What the block is best predicted from, given those settled so far."""
         offers = make_offers(position, self.members, self.bases, self._max_depth)
         member = self.members[position]
         candidates = [offer.candidate for offer in offers]
-        return Pick(offers, choose(member.data, member.task.item.dtype, candidates, self._workspace))
+        dtype, factor = member.task.item.dtype, self._read_factor
+        return Pick(offers, choose(member.data, dtype, candidates, self._workspace, read_factor=factor))
 
     def settle(self, position: int, depth: int | None, stored: int = 0) -> None:
         """Make a block a partner of those to come; without a depth, none any more."""

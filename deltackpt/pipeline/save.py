@@ -109,7 +109,7 @@ def _write(
     cache: BaseCache,
 ) -> WriterReceipt:
     options = store.options
-    codec = CodecOptions(level=options.level)
+    codec = CodecOptions(options.level, options.read_factor)
     workspace = cache.space
     groups = group_items(items)
     places = sample_groups(groups, options.block_elements) if options.chain == AUTO and choose is None else []

@@ -29,6 +29,7 @@ def test_every_option_is_kept(cli: Run, tmp_path: Path, chain: str) -> None:
         "block_elements": 4096,
         "pack_bytes": 1 << 20,
         "level": -3,
+        "read_factor": 1.5,
     }
     arguments = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
     arguments[arguments.index("--pack-bytes") + 1] = "1MiB"
@@ -67,6 +68,7 @@ def test_a_folder_with_something_else_is_left_alone(cli: Run, tmp_path: Path) ->
         ("--chain", "next", "previous, anchor"),
         ("--key-every", "0", "key_every"),
         ("--level", "99", "level"),
+        ("--read-factor", "0.5", "read_factor"),
         ("--pack-bytes", "12 parsecs", "64MiB"),
         ("--pack-bytes", "1", "pack_bytes"),
         ("--max-depth", "many", "--max-depth"),

@@ -120,6 +120,17 @@ def test_a_base_that_does_not_pay_is_not_used() -> None:
     assert round_trip(block, dtype, block).choice == 0
 
 
+def test_what_a_reader_reads_besides_is_within_the_factor() -> None:
+    """A base that is read for this block only, twice as large as the block alone."""
+    dtype = by_name("float32")
+    base = as_bytes(noise(dtype, 4096), dtype)
+    block = near(base, dtype)
+    candidates = offered(dtype, base, read_bytes=2 * block.size)
+    for factor, taken in ((1.0, None), (2.0, None), (3.0, 0)):
+        encoded = encode_block(block, dtype, candidates, CodecOptions(read_factor=factor))
+        assert encoded.choice == taken, factor
+
+
 def test_what_saying_the_inputs_takes_is_part_of_their_price() -> None:
     dtype = by_name("float32")
     base = as_bytes(noise(dtype, 100), dtype)

@@ -49,6 +49,7 @@ max_depth: 4
 block_elements: 4096
 pack_bytes: 2MiB
 level: 3
+read_factor: 1.5
 base_memory: 1GiB
 threads: 2
 schedule:
@@ -68,6 +69,7 @@ retention: {keep_last: 3, keep_best: [2:val_loss:min, 1:acc], keep_within: 7d, k
             "block_elements": 4096,
             "pack_bytes": 2 << 20,
             "level": 3,
+            "read_factor": 1.5,
         },
         base_memory=1 << 30,
         threads=2,

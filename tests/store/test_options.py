@@ -17,7 +17,7 @@ LIMITS = {
 
 
 def test_every_option_is_tested() -> None:
-    assert {f.name for f in fields(StoreOptions)} == {"chain", *LIMITS}
+    assert {f.name for f in fields(StoreOptions)} == {"chain", "read_factor", *LIMITS}
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -31,6 +31,15 @@ def test_limits(name: str) -> None:
             StoreOptions.from_mapping({name: other})
 
 
+def test_limits_of_the_read_factor() -> None:
+    for value in (1, 1.0, 2.5, 1000):
+        assert StoreOptions.from_mapping({"read_factor": value}).read_factor == value
+    wrong: list[object] = [0.99, 0, -1, 1001, float("nan"), float("inf"), "2", True, None]
+    for other in wrong:
+        with pytest.raises(InvalidArgumentError, match="read_factor must be a number from 1 to 1000"):
+            StoreOptions.from_mapping({"read_factor": other})
+
+
 @pytest.mark.parametrize("chain", ["", "Previous", "newer", None, 1])
 def test_unknown_chains(chain: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"unknown chain .*previous, anchor"):
@@ -39,7 +48,7 @@ def test_unknown_chains(chain: object) -> None:
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_options_survive_as_a_mapping(chain: str) -> None:
-    options = StoreOptions(chain, 3, 4, 5, 6000, 7)
+    options = StoreOptions(chain, 3, 4, 5, 6000, 7, 1.5)
     assert StoreOptions.from_mapping(options.to_mapping()) == options
     assert StoreOptions.from_mapping({}) == StoreOptions()
 
