@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help venv demo test conformance lint pytest sanitize aarch64 format benchmarks bench codecs clean crash fuzz soak
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP) ## make .venv with the package and the pinned versions of all it needs
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.interval_plots import plots_of
-from benchmarks.interval_words import by_words, run_words
+from benchmarks.interval_words import REST, by_words, run_words
 from benchmarks.page import paragraph, table
 
 __all__ = ["render"]
@@ -152,7 +152,7 @@ def _programs(runs: Mapping[str, Mapping[tuple[str, int], Cost]], interval: int)
 def _roles(runs: Mapping[str, Mapping[tuple[str, int], Cost]], interval: int) -> str:
     ours = {name: own[_OURS, interval] for name, own in runs.items()}
     found = {name: by_words(cost["by_role"]) for name, cost in ours.items()}
-    roles = [*dict.fromkeys(role for one in found.values() for role in one if role != "all else"), "all else"]
+    roles = [*dict.fromkeys(role for one in found.values() for role in one if role != REST), REST]
     rows = (
         [name, *(f"{one[role] / ours[name]['parameters']:.3f}" if role in one else "" for role in roles)]
         for name, one in found.items()

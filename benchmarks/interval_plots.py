@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.interval_words import OPTIMIZERS, PRECISIONS, REGIMES, by_words, main_size
+from benchmarks.interval_words import OPTIMIZERS, PRECISIONS, REGIMES, REST, by_words, main_size
 
 __all__ = ["plot", "plots_of"]
 
@@ -57,7 +57,8 @@ def plot(costs: Figures, folder: Path) -> None:
     with mpl.rc_context(_STYLE):
         _regimes(costs, folder / _PROGRAMS, "bytes a parameter", _programs)
         ours = [cost for cost in costs if cost["by_role"]]
-        roles = list(dict.fromkeys(role for cost in ours for role in by_words(cost["by_role"])))
+        found = dict.fromkeys(role for cost in ours for role in by_words(cost["by_role"]) if role != REST)
+        roles = [*found, REST]
 
         def stacked(axes: Any, own: Figures) -> None:
             _stacked(axes, own, roles)
@@ -73,8 +74,10 @@ def _regimes(costs: Figures, path: Path, label: str, draw: Callable[[Any, Figure
 
     size = main_size(costs)
     shown = [cost for cost in costs if cost["size"] == size and cost["optimizer"] == "adamw"] or list(costs)
-    precisions = [one for one in PRECISIONS if any(cost["precision"] == one for cost in shown)]
     regimes = [one for one in REGIMES if any(cost["regime"] == one for cost in shown)]
+    seen = {one: {cost["regime"] for cost in shown if cost["precision"] == one} for one in PRECISIONS}
+    # A precision that one regime of several has is in the plot of axes.
+    precisions = [one for one, own in seen.items() if len(own) >= min(2, max(map(len, seen.values())))]
     figure, grid = plt.subplots(
         len(precisions),
         len(regimes),
@@ -92,11 +95,12 @@ def _regimes(costs: Figures, path: Path, label: str, draw: Callable[[Any, Figure
                 continue
             draw(axes, own)
             axes.set_title(f"{REGIMES[regime]},\n{PRECISIONS[precision]}")
-            axes.set_ylim(bottom=0)
             axes.tick_params(labelleft=True)
             if not drawn:
                 axes.set_ylabel(label)
             drawn = True
+        # At last, for the panels of a row have one scale.
+        row[0].set_ylim(0, 1.05 * max(axes.dataLim.y1 for axes in row if axes.axison))
     figure.supxlabel("training steps between checkpoints", fontsize=8)
     _save(figure, [axes for axes in grid.flat if axes.axison], path)
 
@@ -119,9 +123,11 @@ def _line(axes: Any, own: Figures, what: str, number: int, label: str) -> None:
         label=label,
     )
     axes.set(xscale="log")
-    decades = [one for one in (1, 10, 100, 1000) if one <= max(cost["interval"] for cost in own)]
+    longest = axes.dataLim.x1
+    decades = [one for one in (1, 10, 100, 1000) if one <= longest]
     axes.set_xticks(decades, labels=list(map(str, decades)))
-    axes.set_xticks(sorted({cost["interval"] for cost in own}), minor=True, labels=[])
+    axes.set_xticks([one * decade for decade in decades for one in (2, 5) if one * decade <= longest], minor=True)
+    axes.tick_params(axis="x", which="minor", labelbottom=False)
 
 
 def _stacked(axes: Any, own: Figures, roles: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["OPTIMIZERS", "PRECISIONS", "REGIMES", "by_words", "main_size", "run_words"]
+__all__ = ["OPTIMIZERS", "PRECISIONS", "REGIMES", "REST", "by_words", "main_size", "run_words"]
 
 REGIMES: Final = {
     "early": "early pretraining",
@@ -27,13 +27,13 @@ _ROLES: Final = {
     "exp_avg_sq": "second moment",
     "momentum": "momentum",
 }
-_REST: Final = "all else"
+REST: Final = "all else"
 
 
 def by_words(by_role: Mapping[str, int]) -> dict[str, int]:
     """Bytes by role, in words; index, manifest and the bytes of files around their tensors are all else."""
     found = {words: by_role[role] for role, words in _ROLES.items() if by_role.get(role)}
-    return {**found, _REST: sum(by_role.values()) - sum(found.values())}
+    return {**found, REST: sum(by_role.values()) - sum(found.values())}
 
 
 def main_size(costs: Sequence[Mapping[str, Any]]) -> str:
