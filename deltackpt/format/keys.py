@@ -96,18 +96,22 @@ class StepKey:
         return f"{self.branch}:{self.step} (generation {self.generation})"
 
 
+def _check_name(name: object, what: str) -> str:
+    if not isinstance(name, str) or _BRANCH_RE.fullmatch(name) is None:
+        raise InvalidNameError(
+            f"{name!r} cannot be {what}",
+            hint="use 1 to 128 letters, digits, '.', '_' or '-', starting with a letter, a digit or '_'",
+        )
+    return name
+
+
 def check_branch(name: object) -> str:
     """The name itself, if a branch may have it: 1 to 128 of ``A-Z a-z 0-9 . _ -``, not starting with ``.`` or ``-``.
 
     Raises:
         InvalidNameError: it is not.
     """
-    if not isinstance(name, str) or _BRANCH_RE.fullmatch(name) is None:
-        raise InvalidNameError(
-            f"{name!r} cannot be the name of a branch",
-            hint="use 1 to 128 letters, digits, '.', '_' or '-', starting with a letter, a digit or '_'",
-        )
-    return name
+    return _check_name(name, "the name of a branch")
 
 
 def branch_prefix(branch: str) -> str:
@@ -190,12 +194,7 @@ def check_tag(name: object) -> str:
     Raises:
         InvalidNameError: it is not.
     """
-    if not isinstance(name, str) or _BRANCH_RE.fullmatch(name) is None:
-        raise InvalidNameError(
-            f"{name!r} cannot be a tag",
-            hint="use 1 to 128 letters, digits, '.', '_' or '-', starting with a letter, a digit or '_'",
-        )
-    return name
+    return _check_name(name, "a tag")
 
 
 def check_id(value: str) -> str:

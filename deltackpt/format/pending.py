@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deltackpt.errors import UnknownVersionError
@@ -76,9 +76,7 @@ def encode_pending(pending: Pending) -> bytes:
         "pid": pending.pid,
         "started": pending.started,
     }
-    data = dump_json(value, Origin())
-    _parse_pending(load_fields(data, Origin(), "the pending object"), None)
-    return data
+    return _encode(value, _parse_pending)
 
 
 def decode_pending(data: Buffer, *, source: str) -> Pending:
@@ -88,11 +86,11 @@ def decode_pending(data: Buffer, *, source: str) -> Pending:
         UnknownVersionError: a version that this package does not know.
         CorruptObjectError: anything else that section 14 does not allow.
     """
-    return _parse_pending(load_fields(data, Origin(source), "the pending object"), source)
+    return _parse_pending(data, Origin(source))
 
 
-def _parse_pending(fields: Fields, source: str | None) -> Pending:
-    _check_version(fields, source)
+def _parse_pending(data: Buffer, origin: Origin) -> Pending:
+    fields = _load(data, origin, "the pending object")
     return Pending(
         branch=fields.branch("branch"),
         step=fields.integer("step", 0, MAX_STEP),
@@ -119,9 +117,7 @@ def encode_mark(mark: Mark) -> bytes:
         "indexes": [name.hex() for name in mark.indexes],
         "waits": None if mark.waits is None else list(mark.waits),
     }
-    data = dump_json(value, Origin())
-    _parse_mark(load_fields(data, Origin(), "the mark"), None)
-    return data
+    return _encode(value, _parse_mark)
 
 
 def decode_mark(data: Buffer, *, source: str) -> Mark:
@@ -131,11 +127,11 @@ def decode_mark(data: Buffer, *, source: str) -> Mark:
         UnknownVersionError: a version that this package does not know.
         CorruptObjectError: anything else that section 14 does not allow.
     """
-    return _parse_mark(load_fields(data, Origin(source), "the mark"), source)
+    return _parse_mark(data, Origin(source))
 
 
-def _parse_mark(fields: Fields, source: str | None) -> Mark:
-    _check_version(fields, source)
+def _parse_mark(data: Buffer, origin: Origin) -> Mark:
+    fields = _load(data, origin, "the mark")
     return Mark(
         created=fields.time("created"),
         manifests=fields.step_keys("manifests"),
@@ -145,14 +141,24 @@ def _parse_mark(fields: Fields, source: str | None) -> Mark:
     )
 
 
-def _check_version(fields: Fields, source: str | None) -> None:
+def _encode(value: dict[str, object], parse: Callable[[Buffer, Origin], object]) -> bytes:
+    """The bytes of an object that its own parser takes."""
+    data = dump_json(value, Origin())
+    parse(data, Origin())
+    return data
+
+
+def _load(data: Buffer, origin: Origin, what: str) -> Fields:
+    """The fields of an object of a version that this package knows."""
+    fields = load_fields(data, origin, what)
     version = fields.integer("version")
     if version != _VERSION:
         raise UnknownVersionError(
             f"the object has version {version}; this package knows {_VERSION}",
-            where=source,
+            where=origin.source,
             hint="use a newer deltackpt: this one cannot tell what another process does",
         )
+    return fields
 
 
 def _key_lists(keys: Sequence[StepKey]) -> list[list[object]]:

@@ -145,13 +145,14 @@ def _load_restricted(data: bytes) -> tuple[object, set[str]]:
 
 
 def _allowed_globals() -> dict[str, _Global]:
-    """What pickles of numpy arrays and scalars, empty bytes and frozensets name; it does no more than to build them."""
+    """What pickles of numpy values, empty bytes, frozensets and streams name; it does no more than to build them."""
     reconstruct, scalar = np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0]
     assert callable(reconstruct)
     assert callable(scalar)
     allowed: dict[str, Callable[..., Any]] = {
         "builtins.bytes": bytes,
         "builtins.frozenset": frozenset,
+        "_io.BytesIO": io.BytesIO,
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import struct
@@ -222,6 +223,18 @@ class _Decoder:
     def _bytearray(self, content: Json, depth: int) -> object:
         return bytearray(self._span(content))
 
+    def _stream(self, content: Json, depth: int) -> object:
+        parts = self._items(content, "a stream")
+        if len(parts) != 2:
+            self.fail("a stream consists of its bytes and a position")
+        data = self.value(parts[0], depth + 1)
+        (position,) = self._numbers(parts[1:], "a position")
+        if type(data) is not bytes:
+            self.fail("the content of a stream must be bytes")
+        stream = io.BytesIO(data)
+        stream.seek(position)
+        return stream
+
     def _size(self, content: Json, depth: int) -> object:
         return torch.Size(self._numbers(content, "a torch.Size"))
 
@@ -294,6 +307,7 @@ _HANDLERS: dict[str, Callable[[_Decoder, Json, int], object]] = {
     "complex": _Decoder._complex,
     "bytes": _Decoder._bytes,
     "bytearray": _Decoder._bytearray,
+    "stream": _Decoder._stream,
     "size": _Decoder._size,
     "dtype": lambda decoder, content, _: decoder._constant("dtype", content),
     "device": lambda decoder, content, _: decoder._constant("device", content),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections import Counter, OrderedDict
@@ -186,6 +187,12 @@ class _Encoder:
         self._once(value)
         return {"bytearray": self._span(bytes(value))}
 
+    def _stream(self, value: io.BytesIO, depth: int) -> Json:
+        self._once(value)
+        if value.closed or vars(value):
+            raise _LossyError
+        return {"stream": [self.value(value.getvalue(), depth + 1), value.tell()]}
+
     def _parameter(self, value: torch.nn.Parameter, depth: int) -> Json:
         return {"parameter": self._dense(value)}
 
@@ -286,6 +293,7 @@ _HANDLERS: dict[type, Callable[[_Encoder, Any, int], Json]] = {
     Counter: _Encoder._counter,
     bytes: _Encoder._bytes,
     bytearray: _Encoder._bytearray,
+    io.BytesIO: _Encoder._stream,
     torch.Tensor: _Encoder._tensor,
     torch.nn.Parameter: _Encoder._parameter,
     np.ndarray: _Encoder._array,

@@ -13,7 +13,8 @@ from deltackpt.store.listing import ListedStep, list_steps
 from deltackpt.store.names import read_branch_starts
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.remove import remove_manifests, remove_steps
-from deltackpt.store.retention import Retention, plan_retention
+from deltackpt.store.retained import plan_retention
+from deltackpt.store.retention import Retention
 from deltackpt.store.thin import thin_manifest, thin_step
 from deltackpt.store.usage import Listed, all_objects, read_listed
 from deltackpt.store.visible import all_manifests, visible_steps

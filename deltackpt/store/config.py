@@ -16,6 +16,7 @@ from deltackpt.format.keys import CONFIG_YAML
 from deltackpt.schedule import Schedule, parse_schedule
 from deltackpt.store.base_cache import parse_base_memory
 from deltackpt.store.options import StoreOptions
+from deltackpt.store.retention import Retention
 from deltackpt.text import parse_size
 
 if TYPE_CHECKING:
@@ -116,8 +117,6 @@ def _contents(file: YamlFile, value: object) -> Mapping[str, Schedule]:
 
 
 def _retention(file: YamlFile, value: object) -> Mapping[str, Any]:
-    from deltackpt.store.retention import Retention  # which lists steps, and for that needs an open store
-
     file.check_keys(_RETENTION, ("retention",))
     rules = {str(key): rule for key, rule in dict(value).items() if rule is not None}  # type: ignore[call-overload]
     for key, rule in rules.items():

@@ -1,4 +1,4 @@
-"""Which steps of a branch to keep. Pure: from what is known of the steps, to why each one stays."""
+"""The rules by which steps of a branch are kept."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from deltackpt.errors import InvalidArgumentError
-from deltackpt.format.keys import StepKey, check_tag
-from deltackpt.store.listing import ListedStep
-from deltackpt.store.specs import best_of, parse_metric
+from deltackpt.format.keys import check_tag
+from deltackpt.store.specs import parse_metric
 
-__all__ = ["Retention", "parse_duration", "plan_retention"]
+__all__ = ["Retention", "parse_best", "parse_duration", "show_duration"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"(?:\d+[wdhms])+")
@@ -59,7 +58,7 @@ class Retention:
         if self.keep_within is not None and not isinstance(self.keep_within, timedelta):
             raise InvalidArgumentError(f"keep_within must be text such as '7d', not {self.keep_within!r}")
         for rule in self.keep_best:
-            _parse_best(rule)
+            parse_best(rule)
         for name in self.keep_tag:
             if name != "*":
                 check_tag(name)
@@ -71,7 +70,7 @@ class Retention:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that ``keep_best`` goes by."""
-        return tuple(_parse_best(rule)[1] for rule in self.keep_best)
+        return tuple(parse_best(rule)[1] for rule in self.keep_best)
 
     @property
     def rules(self) -> list[str]:
@@ -83,35 +82,8 @@ class Retention:
             found.append(f"keep-every {self.keep_every}")
         found += [f"keep-best {rule}" for rule in self.keep_best]
         if isinstance(self.keep_within, timedelta):
-            found.append(f"keep-within {_show_duration(self.keep_within)}")
+            found.append(f"keep-within {show_duration(self.keep_within)}")
         return found + [f"keep-tag {name}" for name in self.keep_tag]
-
-
-def plan_retention(steps: Sequence[ListedStep], retention: Retention) -> dict[StepKey, tuple[str, ...]]:
-    """Why each step stays: the rules that keep it; none for a step that goes.
-
-    Args:
-        steps: those of one branch, in order of their numbers.
-    """
-    reasons: dict[StepKey, list[str]] = {step.key: [] for step in steps}
-    last = retention.keep_last or 0
-    for step in steps[max(0, len(steps) - last) :] if last else ():
-        reasons[step.key].append(f"keep-last {last}")
-    for step in steps:
-        if retention.keep_every and step.key.step % retention.keep_every == 0:
-            reasons[step.key].append(f"keep-every {retention.keep_every}")
-    for rule in retention.keep_best:
-        count, metric, largest = _parse_best(rule)
-        for position in best_of([step.metrics.get(metric) for step in steps], count, largest=largest):
-            reasons[steps[position].key].append(f"keep-best {rule}")
-    if isinstance(retention.keep_within, timedelta) and steps:
-        since = max(step.created for step in steps) - retention.keep_within
-        for step in steps:
-            if step.created >= since:
-                reasons[step.key].append(f"keep-within {_show_duration(retention.keep_within)}")
-    for step in steps:
-        reasons[step.key] += [f"tag {name}" for name in step.tags if {name, "*"} & set(retention.keep_tag)]
-    return {key: tuple(found) for key, found in reasons.items()}
 
 
 def parse_duration(text: str) -> timedelta:
@@ -129,7 +101,8 @@ def parse_duration(text: str) -> timedelta:
         raise InvalidArgumentError(f"{text!r} is too long a time span") from error
 
 
-def _show_duration(span: timedelta) -> str:
+def show_duration(span: timedelta) -> str:
+    """The span in the largest unit that it is a whole number of: ``"7d"``, ``"36h"``, ``"90m"`` or ``"5s"``."""
     seconds = int(span.total_seconds())
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds and seconds % length == 0:
@@ -137,7 +110,12 @@ def _show_duration(span: timedelta) -> str:
     return f"{seconds}s"
 
 
-def _parse_best(rule: str) -> tuple[int, str, bool]:
+def parse_best(rule: str) -> tuple[int, str, bool]:
+    """How many steps to keep, by which metric, and whether its largest values are the best: ``"2:val_loss:min"``.
+
+    Raises:
+        InvalidArgumentError: it is not written like that.
+    """
     number, colon, rest = rule.partition(":")
     if not colon or not (number.isascii() and number.isdigit()) or int(number) < 1:
         raise InvalidArgumentError(f"{rule!r} does not say how many to keep by which metric", hint=_BEST_HINT)

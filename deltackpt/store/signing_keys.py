@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from deltackpt.errors import (
-    BackendError,
-    InvalidArgumentError,
-    MissingPackageError,
-    ObjectExistsError,
-)
-from deltackpt.format.signature import (
-    Signature,
-)
+from deltackpt.errors import BackendError, InvalidArgumentError, MissingPackageError, ObjectExistsError
+from deltackpt.format.signature import Signature
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 __all__ = ["SigningKey", "TrustedKey", "make_keys"]
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +39,11 @@ class SigningKey:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
 
-        try:
-            key = serialization.load_pem_private_key(_read(path), password=None)
-        except (TypeError, ValueError) as error:
-            raise _not_a_key(path, "private", error) from error
-        if not isinstance(key, ed25519.Ed25519PrivateKey):
-            raise _not_a_key(path, "private", None)
-        return cls(key)
+        def load(data: bytes) -> Ed25519PrivateKey | None:
+            key = serialization.load_pem_private_key(data, password=None)
+            return key if isinstance(key, ed25519.Ed25519PrivateKey) else None
+
+        return cls(_read_key(path, "private", load))
 
     @property
     def public_key(self) -> bytes:
@@ -85,13 +79,11 @@ class TrustedKey:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
 
-        try:
-            key = serialization.load_pem_public_key(_read(path))
-        except ValueError as error:
-            raise _not_a_key(path, "public", error) from error
-        if not isinstance(key, ed25519.Ed25519PublicKey):
-            raise _not_a_key(path, "public", None)
-        return cls(key)
+        def load(data: bytes) -> Ed25519PublicKey | None:
+            key = serialization.load_pem_public_key(data)
+            return key if isinstance(key, ed25519.Ed25519PublicKey) else None
+
+        return cls(_read_key(path, "public", load))
 
     @property
     def public_key(self) -> bytes:
@@ -144,19 +136,30 @@ def _demand_cryptography() -> None:
         )
 
 
-def _not_a_key(path: str | os.PathLike[str], kind: str, cause: Exception | None) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        f"this is no {kind} Ed25519 key in PEM form" + (f": {cause}" if cause else ""),
-        where=os.fspath(path),
-        hint="`deltackpt keygen FILE` makes a pair of keys: FILE and FILE.pub",
-    )
+def _read_key(path: str | os.PathLike[str], which: str, load: Callable[[bytes], Key | None]) -> Key:
+    """The key in a file.
 
-
-def _read(path: str | os.PathLike[str]) -> bytes:
+    Args:
+        which: "private" or "public", for messages.
+        load: makes a key of the file's bytes, or None where they hold another kind; raises TypeError where a password
+            is missing and ValueError where they hold no key.
+    """
     try:
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise BackendError(f"cannot read the key: {error.strerror or error}", where=os.fspath(path)) from error
+    key, cause = None, None
+    try:
+        key = load(data)
+    except (TypeError, ValueError) as error:
+        cause = error
+    if key is None:
+        raise InvalidArgumentError(
+            f"this is no {which} Ed25519 key in PEM form" + (f": {cause}" if cause else ""),
+            where=os.fspath(path),
+            hint="`deltackpt keygen FILE` makes a pair of keys: FILE and FILE.pub",
+        ) from cause
+    return key
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 __all__ = ["LEFT_OUT"]
 
+_COMPILED = "what torch.compile makes is the same to a storage, and takes minutes to compile on a CPU"
+_E2E = "e2e/test_e2e_save_and_load.py"
+
 LEFT_OUT = {
     "test_format_utils.py::TestFormatUtils::test_online_torch_save_to_dcp": (
-        "loads with torch's own reader of torch.save files, not with ours, into FSDP1, which needs an accelerator"
+        "loads with torch's own reader of torch.save files, not with ours"
     ),
+    "test_compatibility.py::TestDCPCompatbility::test_storage_meta": (
+        "looks for the ids that torch's own writer and reader give to torch's logs"
+    ),
+    f"{_E2E}::TestE2ESaveAndLoad::test_e2e_compile_True_model_type0": _COMPILED,
+    f"{_E2E}::TestE2ESaveAndLoad::test_e2e_compile_True_model_type1": _COMPILED,
+    f"{_E2E}::TestE2ESaveAndLoad::test_e2e_compile_True_model_type2": _COMPILED,
+    f"{_E2E}::TestNoCPU::test_no_cpu": "is about a process group without a CPU backend, which needs GPUs",
 }

@@ -6,9 +6,8 @@ tests keep other files beside the checkpoint.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +79,10 @@ class FileSystemReader(DeltaStorageReader):
 
 
 def install() -> None:
-    """Put ours in the place of torch's, in all its modules; tests that ask for GPUs run on the CPU over gloo."""
+    """Put ours in the place of torch's, in all its modules."""
     ours = {filesystem.FileSystemWriter: FileSystemWriter, filesystem.FileSystemReader: FileSystemReader}
     for name, module in list(sys.modules.items()):
         if name.startswith("torch.distributed.checkpoint"):
             for theirs, replacement in ours.items():
                 if vars(module).get(theirs.__name__) is theirs:
                     setattr(module, theirs.__name__, replacement)
-    from torch.testing._internal import common_distributed
-
-    vars(common_distributed)["skip_if_lt_x_gpu"] = _on_any_device
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-
-
-def _on_any_device(count: int, **unused: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return lambda function: function

@@ -43,6 +43,7 @@ def an_object_state() -> State:
         "none": None,
         "text": "naïve \N{SNOWMAN}",
         "bytes": b"\x00\xff",
+        "stream": io.BytesIO(b"as torchtitan keeps its losses"),
         "list": [1, "two", 3.0],
         "tuple": (1, (2, 3)),
         "array": np.arange(300, dtype=np.float64).reshape(30, 10),

@@ -64,6 +64,7 @@ def test_nothing_is_lost(value: object) -> None:
         (torch.ones(2), torch.zeros(1, dtype=torch.bfloat16)),
         torch.nn.Linear(2, 2).state_dict(),
         OrderedDict(a=1),
+        {"losses": io.BytesIO(b"what torchtitan keeps of its losses")},
         [2**200],
     ],
     ids=lambda value: type(value).__name__,

@@ -49,9 +49,9 @@ def test_mutated_trees(value: object, data: st.DataObject) -> None:
 
 
 _tags = (
-    "dict odict odict_attributes counter tuple set frozenset int float str complex bytes bytearray size dtype device "
+    "dict odict odict_attributes counter tuple set frozenset int float str complex bytes bytearray stream size "
+    "dtype device layout memory_format tensor parameter array scalar nonsense"
 )
-_tags += "layout memory_format tensor parameter array scalar nonsense"
 _json = st.recursive(
     st.none()
     | st.booleans()
@@ -123,6 +123,9 @@ def _array(**changes: object) -> dict[str, object]:
         (a_tree({"bytes": [1, 1]}, b"12"), "not at 1"),
         (a_tree([{"bytes": [0, 2]}, {"bytes": [0, 2]}], b"12"), "not at 0"),
         (a_tree({"bytes": [0, 2]}, b"123"), "belong to no value"),
+        (a_tree({"stream": [{"bytes": [0, 1]}]}, b"1"), "its bytes and a position"),
+        (a_tree({"stream": [{"bytes": [0, 1]}, -1]}, b"1"), "not negative"),
+        (a_tree({"stream": ["text", 0]}), "must be bytes"),
         (a_tree(_tensor(shape=[2]), bytes(4)), "needs 8 bytes"),
         (a_tree(_tensor(shape=[2**62, 2**62, 0], at=[0, 0])), "shape"),
         (a_tree(_tensor(shape=[1] * 65), bytes(4)), "64 dimensions"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections import Counter, OrderedDict
 from typing import Any
@@ -54,6 +55,8 @@ def identical(one: object, other: object) -> bool:
         return len(one) == len(other) and all(any(identical(a, b) for b in other) for a in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(identical, one, other))
+    if isinstance(one, io.BytesIO) and isinstance(other, io.BytesIO):
+        return (one.getvalue(), one.tell(), vars(one)) == (other.getvalue(), other.tell(), vars(other))
     return one == other
 
 
@@ -107,6 +110,12 @@ tensors: st.SearchStrategy[torch.Tensor] = st.builds(
 )
 
 
+def _stream(data: bytes, position: int) -> io.BytesIO:
+    stream = io.BytesIO(data)
+    stream.seek(position)
+    return stream
+
+
 def _ordered(pairs: dict[object, object], attributes: dict[str, object]) -> OrderedDict[object, object]:
     value = OrderedDict(pairs)
     vars(value).update(attributes)
@@ -129,6 +138,7 @@ def _containers(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
 values: st.SearchStrategy[object] = st.recursive(
     immutables
     | st.binary(max_size=6).map(bytearray)
+    | st.builds(_stream, st.binary(max_size=6), st.integers(0, 9))
     | tensors
     | st.builds(
         lambda dtype, n: torch.nn.Parameter(torch.ones(n, dtype=dtype)), st.sampled_from([torch.float16]), st.just(2)

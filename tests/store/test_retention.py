@@ -13,7 +13,8 @@ from deltackpt.format.keys import StepKey
 from deltackpt.format.manifest import ManifestHeader, Metric
 from deltackpt.format.times import format_time
 from deltackpt.store.listing import ListedStep
-from deltackpt.store.retention import Retention, parse_duration, plan_retention
+from deltackpt.store.retained import plan_retention
+from deltackpt.store.retention import Retention, parse_duration
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
