@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from deltackpt import Store
 from deltackpt.dcp import DeltaStorageReader, DeltaStorageWriter
 from deltackpt.dcp.arguments import CheckpointId
-from deltackpt.errors import NotAStoreError, StoreExistsError
+from deltackpt.errors import NotAStoreError, StepExistsError, StoreExistsError
 
 __all__ = ["FileSystemReader", "FileSystemWriter", "install"]
 
@@ -60,6 +60,12 @@ class FileSystemWriter(DeltaStorageWriter, BlockingAsyncStager):
         super().reset(checkpoint_id)
         if checkpoint_id:
             self._store = _store(checkpoint_id)
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+        except StepExistsError as error:
+            raise StepExistsError("Checkpoint already exists: torch's words for it", where=error.where) from error
 
 
 class FileSystemReader(DeltaStorageReader):
