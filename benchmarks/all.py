@@ -72,7 +72,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             "benchmarks.save_load --folder {out} --json {out}/save_load.json",
             "--sizes 300KB --ranks 1 --repeats 1 --rates 50MB",
             "--sizes 20MB --ranks 1 2 --repeats 2",
-            "--sizes 100MB 1GB",
+            "--sizes 100MB 1GB 4GB",
         ),
         "save_load.json",
     ),

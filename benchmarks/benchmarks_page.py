@@ -66,7 +66,7 @@ shares of the state, memory is what a rank took beyond what it had, as shares of
 
 def _save_load(figures: Sequence[Mapping[str, Any]]) -> str:
     times, bytes_ = ("key save", "delta save", "blocked", "key load", "deep load"), ("key bytes", "delta bytes")
-    memory = ("save memory", "load memory")
+    memory = ("save memory", "async memory", "load memory")
     parts = [_SAVE_LOAD]
     for plan in figures:
         raw, own = plan["raw"], plan["raw"] / plan["ranks"]
@@ -75,7 +75,7 @@ def _save_load(figures: Sequence[Mapping[str, Any]]) -> str:
                 name,
                 *(f"{row[what]:.3f} s" for what in times),
                 *(f"{row[what] / raw:.3f}" for what in bytes_),
-                *(f"{row[what] / own:.2f}" for what in memory),
+                *(f"{row[what] / own:.2f}" if what in row else "" for what in memory),
             ]
             for name, row in plan["peers"].items()
         )
