@@ -104,6 +104,7 @@ def _history(figures: Mapping[str, Any]) -> str:
     settings = figures["settings"]
     rows = (
         [
+            str(row["interval"]),
             row["policy"],
             str(row["key_every"]),
             f"{row['stored'] / 1e6:.1f} MB",
@@ -112,8 +113,11 @@ def _history(figures: Mapping[str, Any]) -> str:
         ]
         for row in figures["results"]
     )
-    head = f"{settings['steps']} checkpoints of a small GPT, {settings['interval']} training steps apart.\n\n"
-    return head + table(["chain", "key every", "stored", "depth", "restore, least", "median", "most"], rows)
+    head = (
+        f"{settings['course']['steps']} checkpoints of a small GPT, some training steps apart. Restores are of one.\n\n"
+    )
+    titles = ["training steps between", "chain", "key every", "stored", "depth", "restore, least", "median", "most"]
+    return head + table(titles, rows)
 
 
 def _files(figures: Sequence[Mapping[str, Any]]) -> str:

@@ -173,9 +173,10 @@ def _measure_steps(steps: int, entries: int) -> StepsRow:
     url = f"memory://scaling-{steps}-{entries}"
     store = Store.create(url)
     size = listing.build(store.opened.backend, steps, 16, entries)
-    return StepsRow(
-        steps, size, listing.least(url, lambda s: s.steps()), listing.least(url, lambda s: s.gc(dry_run=True))
+    (listed, _), (collected, _) = (
+        listing.least(url, action) for action in (lambda s: s.steps(), lambda s: s.gc(dry_run=True))
     )
+    return StepsRow(steps, size, listed, collected)
 
 
 def _metadata(writers: int, tensors: int, depth: int) -> tuple[int, int, float]:

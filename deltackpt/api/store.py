@@ -184,6 +184,8 @@ class Store:
         """
         listing = list_steps(self._opened, branch)
         log_damaged(listing.damaged)
+        if where is None and sort is None:
+            return [StepInfo.from_listed(step) for step in listing.steps]
         found = [(step, record_of_listed(step)) for step in listing.steps]
         if where is not None:
             found = select(found, [parse_where(where)])

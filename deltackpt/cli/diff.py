@@ -67,6 +67,7 @@ def _document(url: str, diff: StepDiff) -> dict[str, object]:
                 "dtype": tensor.dtype,
                 "shape": list(tensor.shape),
                 "status": tensor.status,
+                "counter": tensor.is_counter,
                 **_sums(tensor.sums, numbers=tensor.kind == "tensor"),
                 "stored_bytes": tensor.stored_bytes,
             }
@@ -101,6 +102,9 @@ def _print(output: Output, diff: StepDiff, *, tensors: bool) -> None:
             ["~layer", ">tensors", *_COLUMNS],
             ([g.name, f"{g.tensors:,}", *_cells(g.sums, g.stored_bytes)] for g in diff.layers),
         )
+        counters = sum(t.is_counter for t in compared)
+        if counters:
+            output.line(f"without {count(counters, 'counter')} of steps, such as Adam's; --tensors shows them, too")
     if objects:
         output.line()
         output.table(["~changed objects", ">stored"], ([t.fqn, format_size(t.stored_bytes)] for t in objects))

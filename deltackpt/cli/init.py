@@ -13,7 +13,7 @@ from deltackpt.errors import InvalidArgumentError, ObjectExistsError
 from deltackpt.format.keys import CONFIG_YAML
 from deltackpt.store.config import config_template
 from deltackpt.store.options import CHAINS, StoreOptions
-from deltackpt.text import parse_size
+from deltackpt.text import format_size, parse_size
 
 __all__ = ["EXAMPLE", "NAME", "command"]
 
@@ -90,7 +90,10 @@ def command(
         )
         return
     output.line(f"made a store at {made.url}")
-    output.facts((name.replace("_", "-"), str(value)) for name, value in options.items())
+    output.facts(
+        (name.replace("_", "-"), format_size(made.options.pack_bytes) if name == "pack_bytes" else str(value))
+        for name, value in options.items()
+    )
     if written is not None:
         output.line(f"wrote {written}, in which all of this can be changed")
     output.line("save into it with deltackpt.dcp.DeltaStorageWriter, then look with `deltackpt log`")

@@ -20,6 +20,7 @@ from deltackpt.store.catalog import DEFAULT_BRANCH, StepRef, VisibleStep, find_s
 from deltackpt.store.listing import ListedStep, list_steps
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.select import record_of_listed, select, sort_by
+from deltackpt.store.usage import all_objects
 from deltackpt.store.where import Record, parse_where
 from deltackpt.text import count, format_metrics, format_size
 
@@ -83,6 +84,7 @@ def command(
             {
                 "url": opened.url,
                 "branch": chosen,
+                "other_bytes": _other_bytes(opened, rows),
                 "steps": [step_document(row) for row in rows],
                 "damaged": [
                     {
@@ -96,7 +98,7 @@ def command(
             }
         )
     else:
-        _print(output, rows, damaged, with_branch=every_branch, of=len(steps))
+        _print(output, rows, damaged, with_branch=every_branch, of=len(steps), other=_other_bytes(opened, rows))
     if damaged:
         raise typer.Exit(damaged[0].failure.exit_code)
 
@@ -122,8 +124,30 @@ def _read(opened: OpenStore, steps: Sequence[VisibleStep]) -> tuple[list[ListedS
     return list(listing.steps), [_Damaged(step.key, describe(step.error)) for step in listing.damaged]
 
 
+def _other_bytes(opened: OpenStore, rows: Sequence[ListedStep]) -> int | None:
+    """Bytes of packs and indexes that none of the steps added, such as those that were saved for steps that are gone.
+
+    None where steps of the store are not among those listed. Objects are listed only where headers say that steps are
+    gone or were written anew.
+    """
+    shown = {(row.key.branch, row.key.step) for row in rows}
+    if len(visible_steps(opened)) != len(rows):
+        return None
+    parents = [row.header.parent for row in rows]
+    gone = any(parent is not None and (parent.branch, parent.step) not in shown for parent in parents)
+    if not gone and all(row.key.generation == 1 for row in rows):
+        return 0
+    return max(0, sum(all_objects(opened).values()) - sum(row.header.stored_bytes for row in rows))
+
+
 def _print(
-    output: Output, rows: Sequence[ListedStep], damaged: Sequence[_Damaged], *, with_branch: bool, of: int
+    output: Output,
+    rows: Sequence[ListedStep],
+    damaged: Sequence[_Damaged],
+    *,
+    with_branch: bool,
+    of: int,
+    other: int | None,
 ) -> None:
     if rows:
         with_generation = any(row.header.key.generation > 1 for row in rows)
@@ -137,6 +161,8 @@ def _print(
         stored = sum(row.stored_bytes for row in rows)
         output.line()
         output.line(f"{count(len(rows), 'step')}: {format_size(raw)} in {format_size(stored)}")
+        if other:
+            output.line(f"{format_size(other)} more were saved for steps that are gone or were written anew")
     elif not damaged:
         output.line(f"none of {count(of, 'step')}" if of else "no steps yet")
     for found in damaged:

@@ -127,13 +127,19 @@ def _dispatch(args: list[str], session: _Session) -> int:
 
 
 def _command() -> Any:
-    """The command line; options that take no value show none in the help (typer 0.29 shows ``<bool>``)."""
+    """The command line. Help shows no types where typer 0.29 would: ``<bool>`` for flags, ``<str>`` for arguments."""
     group: Any = get_command(app)
     for command in (group, *group.commands.values()):
         for parameter in command.get_params(command.context_class(command, **_SETTINGS)):
             if getattr(parameter, "is_flag", False) and parameter.metavar is None:
                 parameter.metavar = ""
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = _no_type
     return group
+
+
+def _no_type(ctx: object) -> None:
+    """What stands beside an argument in the help: nothing, its name says it."""
 
 
 def _interrupted() -> int:

@@ -33,7 +33,7 @@ def command(
         list[str] | None, typer.Option(metavar="N:METRIC[:min|max]", help="Keep the best N by a metric. Repeatable.")
     ] = None,
     keep_within: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Keep steps saved within, say, 7d or 1d12h before the newest.")
+        str | None, typer.Option(metavar="TIME", help="Keep steps saved within, say, 7d or 90min before the newest.")
     ] = None,
     keep_tag: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Keep steps with this tag; * for any. Repeatable.")

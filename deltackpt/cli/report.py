@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from errno import EISDIR
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
 from deltackpt._version import __version__
 from deltackpt.api import Store
 from deltackpt.backend.oserrors import os_errors
+from deltackpt.cli.damaged import exit_as_damaged, warn_of_damaged
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
 from deltackpt.errors import ObjectExistsError
@@ -36,6 +40,7 @@ def command(
     """Write one HTML page with the figures of a store as charts: bytes, training, what moves, what a restore costs.
 
     The page holds all it needs and asks no network. It is about 5 MB, most of it the library that draws the charts.
+    Steps that cannot be read are named; the exit code is then that of the first one's damage.
     """
     output = Output(as_json)
     opened = Store.open(store)
@@ -44,10 +49,13 @@ def command(
     from deltackpt.report import collect, render_page
 
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with output.progress("reading steps") as tick:
-        data = collect(opened, created=now, version=__version__, pairs=pairs, progress=tick)
-    page = render_page(data).encode()
-    _write(out, page)
+    with _replacing(out) as file:
+        with output.progress("reading steps") as tick:
+            data = collect(opened, created=now, version=__version__, pairs=pairs, progress=tick)
+        page = render_page(data).encode()
+        with os_errors("write the report", str(out)):
+            file.write(page)
+            file.flush()
     if output.json:
         output.document(
             {
@@ -56,21 +64,30 @@ def command(
                 "bytes": len(page),
                 "steps": len(data.steps),
                 "pairs": len(data.pairs),
-                "damaged": [{"step": name, "reason": reason} for name, reason in data.damaged],
+                "damaged": [{"step": step.name, "reason": str(step.error)} for step in data.damaged],
             }
         )
-        return
-    output.line(f"wrote {out}, {format_size(len(page))}: {count(len(data.steps), 'step')} of {opened.url}")
-    for name, reason in data.damaged:
-        output.error_line("warning", f"{name} cannot be read: {reason}", "bold red")
+    else:
+        output.line(f"wrote {out}, {format_size(len(page))}: {count(len(data.steps), 'step')} of {opened.url}")
+        warn_of_damaged(output, data.damaged)
+    exit_as_damaged(data.damaged)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """The file whole or not at all."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written beside ``path`` that takes its place in the end, whole or not at all.
+
+    It is made at once: where it cannot be, that is known before the work is done.
+    """
     partial = path.with_name(f"{path.name}.partial")
     with os_errors("write the report", str(path)):
-        try:
-            partial.write_bytes(data)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        file = partial.open("wb")
+    try:
+        with file:
+            yield file
+        with os_errors("write the report", str(path)):
             os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from deltackpt.api import Store
+from deltackpt.cli.damaged import exit_as_damaged, warn_of_damaged
 from deltackpt.cli.options import JsonOption, StoreArgument
 from deltackpt.cli.output import Output
 from deltackpt.store.stats import Share, StepStats, StoreStats
@@ -31,7 +32,8 @@ def command(
 ) -> None:
     """Show where the bytes of a store are, what nothing needs, and how many steps a lost pack would take along.
 
-    Reads manifests and indexes, no packs.
+    Reads manifests and indexes, no packs. Steps that cannot be read are named and left out of the figures; the exit
+    code is then that of the first one's damage.
     """
     output = Output(as_json)
     opened = Store.open(store)
@@ -41,6 +43,7 @@ def command(
         output.document(_document(opened.url, stats))
     else:
         _print(output, stats, every_step=every_step)
+    exit_as_damaged(stats.damaged)
 
 
 def _document(url: str, stats: StoreStats) -> dict[str, object]:
@@ -62,7 +65,7 @@ def _document(url: str, stats: StoreStats) -> dict[str, object]:
         "predictors": [_short(share) for share in stats.predictors],
         "steps": [asdict(step) for step in stats.steps],
         "losses": [asdict(loss) for loss in stats.losses],
-        "damaged": [{"step": name, "message": message} for name, message in stats.damaged],
+        "damaged": [{"step": step.name, "message": str(step.error)} for step in stats.damaged],
         "advice": list(stats.advice),
     }
 
@@ -93,8 +96,7 @@ def _print(output: Output, stats: StoreStats, *, every_step: bool) -> None:
             ["a lost pack", "artifact", ">size", ">takes steps along"],
             ([loss.key, loss.artifact, format_size(loss.bytes), str(loss.steps)] for loss in stats.losses),
         )
-    for name, message in stats.damaged:
-        output.error_line("error", f"{name}: {message}", "bold red")
+    warn_of_damaged(output, stats.damaged)
     if stats.advice:
         output.line()
     for words in stats.advice:

@@ -55,8 +55,9 @@ class Checkpointer:
             every(1000)}``; keys not named go with every step. The first save of a process that did not resume holds
             everything, so that there always is a step to resume from.
         retention: which steps of the branch to keep. The others are deleted, by the first rank and in the background,
-            whenever a step that holds everything was saved, so that one to resume from always stays; their bytes come
-            free with :meth:`deltackpt.Store.gc`.
+            whenever a step that holds everything was saved, so that one to resume from always stays.
+        gc: whether the bytes of deleted steps come free, too, with ``store.gc(wait=False, compact=False)`` after each
+            time: what one of these runs finds, a later one deletes.
         branch: the line of steps to add to.
         preemption: whether SIGTERM is taken note of; in the main thread only.
         base_memory, threads: as for :class:`DeltaStorageWriter`.
@@ -75,6 +76,7 @@ class Checkpointer:
         *,
         contents: Mapping[str, Schedule] | None = None,
         retention: Retention | None = None,
+        gc: bool = True,
         branch: str = DEFAULT_BRANCH,
         preemption: bool = True,
         base_memory: int | str | None = None,
@@ -88,6 +90,7 @@ class Checkpointer:
             schedule, contents = config.schedule, config.contents
         self._contents = Contents(schedule, contents)
         self._retention = Retention(**config.retention) if retention is None and config.retention else retention
+        self._gc = gc
         self._branch = branch
         self._trust_objects = trust_objects
         self._clock = clock
@@ -270,9 +273,20 @@ class Checkpointer:
                 return
             report = self._store.prune(self._retention, branch=self._branch)
         except Exception as error:
-            _LOG.error("step %s:%d is saved, but older ones were not pruned: %s", self._branch, step, error)
+            _LOG.warning("step %s:%d is saved, but older ones were not pruned: %s", self._branch, step, error)
+            return
+        _LOG.info("pruned %d steps of branch %s", len(report.pruned), self._branch)
+        if self._gc:
+            self._collect()
+
+    def _collect(self) -> None:
+        """Delete what earlier runs found that no step needs, and note what there is now. Nothing waits for it."""
+        try:
+            report = self._store.gc(wait=False, compact=False)
+        except Exception as error:
+            _LOG.warning("the bytes of pruned steps are not free yet: %s", error)
         else:
-            _LOG.info("pruned %d steps of branch %s", len(report.pruned), self._branch)
+            _LOG.info("gc deleted %d objects, %d bytes", report.deleted_objects, report.deleted_bytes)
 
     def _check_open(self) -> None:
         if self._closed:

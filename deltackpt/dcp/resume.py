@@ -31,11 +31,17 @@ _LOG = logging.getLogger("deltackpt")
 
 @dataclass(frozen=True, slots=True)
 class SkippedStep:
-    """A step newer than the one that was resumed from, and why it was passed over."""
+    """A step newer than the one that was resumed from, and why it was passed over.
+
+    Attributes:
+        by_design: whether it was saved without some parts of the state and has all of the others, as ``contents`` has
+            it.
+    """
 
     branch: str
     step: int
     reason: str
+    by_design: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,23 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One value that a state asks for: the top-level key it is under, and the shape, if it is a tensor."""
+    """One value that a state asks for: the top-level key it is under, and the shape, if it is a tensor.
+
+    Attributes:
+        is_part: whether that key stands for a part of the state, not for this value alone.
+    """
 
     root: str
     shape: tuple[int, ...] | None
+    is_part: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Lack:
+    """What a step does not have, in words; ``by_design`` as in :class:`SkippedStep`."""
+
+    reason: str
+    by_design: bool = False
 
 
 class Target:
@@ -76,8 +95,8 @@ class Target:
         self._state = state
         self._asked = _asked_by(state)
 
-    def lacks(self, manifest: Manifest) -> str | None:
-        """What a step does not have of all that is asked for, in words; None where it has everything.
+    def lacks(self, manifest: Manifest) -> _Lack | None:
+        """What a step does not have of all that is asked for; None where it has everything.
 
         An optimizer that has not made a step gets a state to load into, where the step has one for it.
 
@@ -148,10 +167,20 @@ def load_newest(
                 raise failure_of(f"step {key.branch}:{key.step} cannot be loaded", error) from error
             passed.append(SkippedStep(key.branch, key.step, f"it is damaged: {cause_of(error)}"))
         else:
-            for skipped in passed:
-                _LOG.warning("step %s:%d is passed over: %s", skipped.branch, skipped.step, skipped.reason)
+            _log_passed(passed)
             header = store.opened.manifest(key).header
             return Resumed(key.step, key.branch, key.generation, header.metrics, tuple(passed), header.writer)
+
+
+def _log_passed(passed: Sequence[SkippedStep]) -> None:
+    """Steps that lack what they were not to have are told in one line; the others are warned of."""
+    for skipped in passed:
+        if not skipped.by_design:
+            _LOG.warning("step %s:%d is passed over: %s", skipped.branch, skipped.step, skipped.reason)
+    thin = [skipped for skipped in passed if skipped.by_design]
+    if thin:
+        steps = f"step {thin[0].step}" if len(thin) == 1 else f"{len(thin)} steps, {thin[-1].step} to {thin[0].step},"
+        _LOG.info("passed over %s of branch %s: %s", steps, thin[0].branch, thin[0].reason)
 
 
 def _nothing_complete(branch: str, skipped: Sequence[SkippedStep], where: str) -> IncompleteStepError:
@@ -176,7 +205,8 @@ def find_complete(
         IncompleteStepError: another rank raised.
     """
     none, failed = len(candidates), len(candidates) + 1
-    reasons: dict[StepKey, str] = {}
+    reasons: dict[StepKey, _Lack] = {}
+    other = _Lack("another rank passes it over")
     start = 0
     while True:
         error = None
@@ -190,15 +220,13 @@ def find_complete(
         if start == failed:
             raise IncompleteStepError("another rank cannot load its part of the state", where=store.url)
         if start in (-newest, none):
-            skipped = [
-                SkippedStep(key.branch, key.step, reasons.get(key, "another rank passes it over"))
-                for key in candidates[:start]
-            ]
+            why = [(key, reasons.get(key, other)) for key in candidates[:start]]
+            skipped = [SkippedStep(key.branch, key.step, lack.reason, lack.by_design) for key, lack in why]
             return (None if start == none else candidates[start]), skipped
 
 
 def _next_complete(
-    store: OpenStore, candidates: Sequence[StepKey], start: int, target: Target, reasons: dict[StepKey, str]
+    store: OpenStore, candidates: Sequence[StepKey], start: int, target: Target, reasons: dict[StepKey, _Lack]
 ) -> int:
     """The place of the first candidate from ``start`` on that has everything; their number where none has."""
     for place in range(start, len(candidates)):
@@ -206,7 +234,7 @@ def _next_complete(
         try:
             lacks = target.lacks(store.manifest(key))
         except UNUSABLE as error:
-            lacks = f"its manifest cannot be read: {error}"
+            lacks = _Lack(f"its manifest cannot be read: {error}")
         if lacks is None:
             return place
         reasons[key] = lacks
@@ -219,7 +247,11 @@ def _asked_by(state: Mapping[str, Any]) -> dict[str, _Asked]:
     plain = {key: value.state_dict() if isinstance(value, Stateful) else value for key, value in state.items()}
     planner.set_up_planner(plain, Metadata({}), False)
     return {
-        fqn: _Asked(str(planner.mappings[fqn][0]), tuple(value.size()) if _is_tensor(value) else None)
+        fqn: _Asked(
+            root=str(planner.mappings[fqn][0]),
+            shape=tuple(value.size()) if _is_tensor(value) else None,
+            is_part=len(planner.mappings[fqn]) > 1,
+        )
         for fqn, value in planner.state_dict.items()
     }
 
@@ -229,7 +261,7 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor) or hasattr(value, "local_shards")
 
 
-def _missing(manifest: Manifest, asked: Mapping[str, _Asked]) -> str | None:
+def _missing(manifest: Manifest, asked: Mapping[str, _Asked]) -> _Lack | None:
     shapes = {entry.fqn: entry.shape if entry.kind == "tensor" else None for entry in manifest.entries}
     lacks = []
     for fqn, wanted in asked.items():
@@ -239,7 +271,12 @@ def _missing(manifest: Manifest, asked: Mapping[str, _Asked]) -> str | None:
             lacks.append(f"{fqn} of shape {list(wanted.shape)}")
     if not lacks:
         return None
-    return f"it has no {lacks[0]}" + (f" and lacks {len(lacks) - 1:,} more" if len(lacks) > 1 else "")
+    held = {str((entry.path or (entry.fqn,))[0]) for entry in manifest.entries}
+    absent = [asked[fqn] for fqn in asked if fqn not in shapes]
+    if len(absent) == len(lacks) and all(wanted.is_part and wanted.root not in held for wanted in absent):
+        parts = sorted({wanted.root for wanted in absent})
+        return _Lack(f"it was saved without {' and '.join(parts)}", by_design=True)
+    return _Lack(f"it has no {lacks[0]}" + (f" and lacks {len(lacks) - 1:,} more" if len(lacks) > 1 else ""))
 
 
 def _without_moments(manifest: Manifest, asked: Mapping[str, _Asked]) -> list[str]:

@@ -153,7 +153,8 @@ def _choose_policy(
     measured = measure(BaseView(store, store.manifest(earlier[0].key)), _view(store, earlier[1:]))
     if measured is None:
         return usual
-    return ChainChoice(pick_policy(measured, options.key_every, options.max_depth), measured)
+    followed = str(kept) if kept in POLICIES else None
+    return ChainChoice(pick_policy(measured, options.key_every, options.max_depth, followed), measured)
 
 
 def _view(store: OpenStore, steps: Sequence[VisibleStep]) -> BaseView | None:

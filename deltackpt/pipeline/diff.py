@@ -21,6 +21,7 @@ from deltackpt.pipeline.slots import element_view
 from deltackpt.store.base import index_lookup
 from deltackpt.store.opened import OpenStore
 from deltackpt.tensor.dtypes import by_code
+from deltackpt.tensor.roles import is_counter
 
 __all__ = ["GroupDiff", "StepDiff", "TensorDiff", "diff_steps", "layer_of"]
 
@@ -54,10 +55,15 @@ class TensorDiff:
     sums: ChangeSums
     stored_bytes: int
 
+    @property
+    def is_counter(self) -> bool:
+        """Whether it is a number that counts steps, such as Adam's ``step``."""
+        return self.kind == "tensor" and is_counter(self.fqn, self.shape)
+
 
 @dataclass(frozen=True, slots=True)
 class GroupDiff:
-    """The tensors of one layer.
+    """The tensors of one layer, without those that count steps: their change would hide that of all others.
 
     Attributes:
         name: the common beginning of their names.
@@ -81,10 +87,10 @@ class StepDiff:
 
     @property
     def layers(self) -> tuple[GroupDiff, ...]:
-        """The same by layer, of the tensors that can be compared."""
+        """The same by layer, of the tensors that can be compared and are no counters."""
         groups: dict[str, list[TensorDiff]] = {}
         for tensor in self.tensors:
-            if tensor.status in ("same", "changed") and tensor.kind == "tensor":
+            if tensor.status in ("same", "changed") and tensor.kind == "tensor" and not tensor.is_counter:
                 groups.setdefault(layer_of(tensor.fqn), []).append(tensor)
         return tuple(
             GroupDiff(name, len(group), add_up(t.sums for t in group), sum(t.stored_bytes for t in group))

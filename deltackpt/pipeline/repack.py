@@ -33,6 +33,7 @@ from deltackpt.store.opened import OpenStore
 from deltackpt.store.pending import Announcement
 from deltackpt.store.remove import remove_manifests
 from deltackpt.store.tree import Node, Shape, best_shape, plan_tree, tree_cost
+from deltackpt.store.usage import pinned_bytes
 from deltackpt.store.visible import VisibleStep, find_place, visible_steps
 from deltackpt.tensor.box import Box
 from deltackpt.tensor.dtypes import by_code
@@ -51,7 +52,8 @@ class History:
     """The steps of a branch in numbers.
 
     Attributes:
-        stored_bytes: of all of them; an estimate where it is said to be one.
+        stored_bytes: of all of them, with what they need of steps that are gone; an estimate where it is said to be
+            one.
         depth: the most records that are decoded, one after another, for any of them.
         keys: how many of them need no other.
         restore_bytes: what the dearest of them reads; 0 in an estimate.
@@ -119,7 +121,7 @@ def repack_branch(
     if not steps:
         raise StepNotFoundError(f"branch {branch} has no steps", where=store.url)
     headers = [store.header(step.key, step.manifest_bytes) for step in steps]
-    before = _history(steps, headers)
+    before = _history(store, steps, headers)
     costs = measure_history(store, steps)
     shape = best_shape(len(steps), costs, depth, key_every)
     nodes = plan_tree(len(steps), shape)
@@ -137,7 +139,7 @@ def repack_branch(
     _rewrite(store, steps, nodes, depth, settings, progress)
     spared = remove_manifests(store, [step.key for step in steps]).spared
     now = visible_steps(store, branch)
-    after = _history(now, [store.header(step.key, step.manifest_bytes) for step in now])
+    after = _history(store, now, [store.header(step.key, step.manifest_bytes) for step in now])
     return RepackReport(
         branch, len(steps), shape, before, after, tuple(f"{key.branch}:{key.step}" for key in spared), False
     )
@@ -155,9 +157,10 @@ def _check(target: str, max_depth: int | None, key_every: int | None) -> int:
     return depth
 
 
-def _history(steps: Sequence[VisibleStep], headers: Sequence[ManifestHeader]) -> History:
+def _history(store: OpenStore, steps: Sequence[VisibleStep], headers: Sequence[ManifestHeader]) -> History:
+    own = sum(h.stored_bytes + s.manifest_bytes for h, s in zip(headers, steps, strict=True))
     return History(
-        sum(h.stored_bytes + s.manifest_bytes for h, s in zip(headers, steps, strict=True)),
+        own + pinned_bytes(store, steps),
         max(h.depth for h in headers),
         sum(h.is_key for h in headers),
         max(h.restore_bytes for h in headers),

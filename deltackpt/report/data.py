@@ -11,8 +11,9 @@ from deltackpt.api import StepInfo, Store
 from deltackpt.format.manifest import Manifest, Metric
 from deltackpt.pipeline.diff import StepDiff
 from deltackpt.store.base import UNUSABLE, index_lookup
-from deltackpt.store.listing import list_steps
+from deltackpt.store.listing import DamagedStep, list_steps
 from deltackpt.store.stats.blocks import SeenRecords, StepBlocks, blocks_of
+from deltackpt.store.visible import parents_first, visible_steps
 
 __all__ = ["METADATA", "ReportData", "StepFigures", "collect"]
 
@@ -67,7 +68,7 @@ class ReportData:
     version: str
     created: str
     steps: tuple[StepFigures, ...]
-    damaged: tuple[tuple[str, str], ...]
+    damaged: tuple[DamagedStep, ...]
     advice: tuple[str, ...]
     layers: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
@@ -113,25 +114,25 @@ def collect(
     )
 
 
-def _figures(store: Store, progress: Progress | None) -> tuple[list[StepFigures], list[tuple[str, str]]]:
+def _figures(store: Store, progress: Progress | None) -> tuple[list[StepFigures], list[DamagedStep]]:
     opened = store.opened
     # All at once: to find one step by its name, all names of the store are listed.
-    listing = list_steps(opened)
+    listing = list_steps(opened, chosen=parents_first(opened, visible_steps(opened)))
     seen = SeenRecords()
     found: list[StepFigures] = []
-    damaged = [(f"{step.key.branch}:{step.key.step}", str(step.error)) for step in listing.damaged]
+    damaged = list(listing.damaged)
     for number, step in enumerate(listing.steps):
         try:
             manifest = opened.manifest(step.key)
             blocks = blocks_of(manifest, index_lookup(opened, manifest), seen)
         except UNUSABLE as error:
-            damaged.append((f"{step.key.branch}:{step.key.step}", str(error)))
+            damaged.append(DamagedStep(step.key, error))
             continue
         info = StepInfo.from_listed(step)
         found.append(_figure(info, _by_role(manifest, blocks, info.stored_bytes)))
         if progress is not None:
             progress(number + 1, len(listing.steps))
-    return found, damaged
+    return sorted(found, key=lambda step: (step.branch, step.step)), damaged
 
 
 def _by_role(manifest: Manifest, blocks: StepBlocks, stored: int) -> dict[str, int]:

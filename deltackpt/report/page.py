@@ -123,7 +123,7 @@ def _table(steps: Sequence[StepFigures]) -> Iterable[str]:
 
 def _damaged(data: ReportData) -> Iterable[str]:
     if data.damaged:
-        items = "".join(f"<li>{_text(name)}: {_text(reason)}</li>" for name, reason in data.damaged)
+        items = "".join(f"<li>{_text(step.name)}: {_text(str(step.error))}</li>" for step in data.damaged)
         yield f'<section class="advice"><h2>Steps that cannot be read</h2><ul>{items}</ul></section>'
 
 

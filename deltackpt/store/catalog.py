@@ -91,11 +91,12 @@ def _find_time(store: OpenStore, ref: TimeRef, steps: list[ListedStep]) -> Visib
 def _find_best(store: OpenStore, ref: BestRef, steps: list[ListedStep]) -> VisibleStep:
     best = best_of([step.metrics.get(ref.metric) for step in steps], 1, largest=ref.largest)
     if not best:
-        known = sorted({name for step in steps for name in step.metrics})
+        # Those that have a best: texts, booleans and NaN have none.
+        known = sorted({n for step in steps for n, value in step.metrics.items() if best_of([value], 1, largest=True)})
         raise StepNotFoundError(
             f"no step of branch {ref.branch} has a number for the metric {ref.metric!r}",
             where=store.url,
-            hint=f"metrics: {', '.join(known)}" if known else "add some with `deltackpt annotate`",
+            hint=f"metrics with numbers: {', '.join(known)}" if known else "add some with `deltackpt annotate`",
         )
     return _visible(steps[best[0]])
 

@@ -17,8 +17,14 @@ __all__ = ["KEY", "ChainChoice", "Measured", "is_measured_at", "pick_policy"]
 KEY = "key"
 """What is picked where deltas do not pay: a key step."""
 
+_SHALLOW_FIRST = ("anchor", "skip", "previous")
+
 # Shallow chains restore faster: they may take this many times the bytes of the smallest chain.
 _WORTH = 1.04
+
+# Samples of equal steps differ by 0.2%, which the growth over the distances of a chain makes about 1% of its cost. So
+# much a chain has to be beyond the limit above before what is followed changes.
+_SLACK = 0.01
 
 # A delta step has to save this share of a key step: it costs a decode of its base at every read.
 _LEAST_GAIN = 0.02
@@ -57,11 +63,12 @@ def is_measured_at(distance: int) -> bool:
     return distance & (distance - 1) == 0
 
 
-def pick_policy(measured: Measured, key_every: int, max_depth: int) -> str:
+def pick_policy(measured: Measured, key_every: int, max_depth: int, kept: str | None = None) -> str:
     """The policy for the rest of a chain: of those that take at most 4% more than the smallest, the shallowest.
 
     Args:
         key_every, max_depth: as in the options of the store.
+        kept: what was followed until now, which small differences do not change.
     """
     far = measured.near if measured.far is None else measured.far
     if min(measured.near, far) > (1 - _LEAST_GAIN) * measured.alone:
@@ -71,7 +78,11 @@ def pick_policy(measured: Measured, key_every: int, max_depth: int) -> str:
     growth = max(0.0, far - measured.near)
     costs = {policy: _cost(policy, measured, growth, key_every, max_depth) for policy in POLICIES}
     smallest = min(costs.values())
-    return next(policy for policy in ("anchor", "skip", "previous") if costs[policy] <= _WORTH * smallest)
+    limits = dict.fromkeys(_SHALLOW_FIRST, _WORTH)
+    if kept in _SHALLOW_FIRST:
+        shallower = _SHALLOW_FIRST.index(kept)
+        limits.update(dict.fromkeys(_SHALLOW_FIRST[:shallower], _WORTH - _SLACK), **{kept: _WORTH + _SLACK})
+    return next(policy for policy in _SHALLOW_FIRST if costs[policy] <= limits[policy] * smallest)
 
 
 def _cost(policy: str, measured: Measured, growth: float, key_every: int, max_depth: int) -> float:

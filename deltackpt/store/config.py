@@ -131,7 +131,10 @@ def _retention(file: YamlFile, value: object) -> Mapping[str, Any]:
 
 def config_template(options: StoreOptions) -> bytes:
     """A file with everything in it, commented out."""
-    chosen = "".join(f"# {name}: {value}\n" for name, value in options.to_mapping().items())
+    values = options.to_mapping()
+    if options.pack_bytes % (1 << 20) == 0:
+        values["pack_bytes"] = f"{options.pack_bytes >> 20}MiB"
+    chosen = "".join(f"# {name}: {value}\n" for name, value in values.items())
     return f"""\
 # How this store is written from now on. What stands here overrides what it was made with, and arguments override what
 # stands here. Take the "# " away from what you want to change. It is read when the store is opened.

@@ -50,10 +50,15 @@ class ListedStep:
 
 @dataclass(frozen=True, slots=True)
 class DamagedStep:
-    """A step whose manifest cannot be read."""
+    """A step whose manifest, or what is to be known of it beyond that, cannot be read."""
 
     key: StepKey
     error: DeltackptError
+
+    @property
+    def name(self) -> str:
+        """The step as users write it."""
+        return f"{self.key.branch}:{self.key.step}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from deltackpt.format.keys import StepKey
+from deltackpt.schedule.duration import format_duration
 from deltackpt.store.listing import ListedStep
-from deltackpt.store.retention import Retention, parse_best, show_duration
+from deltackpt.store.retention import Retention, parse_best
 from deltackpt.store.specs import best_of
 
 __all__ = ["plan_retention"]
@@ -34,7 +35,7 @@ def plan_retention(steps: Sequence[ListedStep], retention: Retention) -> dict[St
         since = max(step.created for step in steps) - retention.keep_within
         for step in steps:
             if step.created >= since:
-                reasons[step.key].append(f"keep-within {show_duration(retention.keep_within)}")
+                reasons[step.key].append(f"keep-within {format_duration(retention.keep_within.total_seconds())}")
     for step in steps:
         reasons[step.key] += [f"tag {name}" for name in step.tags if {name, "*"} & set(retention.keep_tag)]
     return {key: tuple(found) for key, found in reasons.items()}

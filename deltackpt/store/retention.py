@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from deltackpt.errors import InvalidArgumentError
 from deltackpt.format.keys import check_tag
+from deltackpt.schedule.duration import format_duration, parse_duration
 from deltackpt.store.specs import parse_metric
 
-__all__ = ["Retention", "parse_best", "parse_duration", "show_duration"]
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(?:\d+[wdhms])+")
+__all__ = ["Retention", "parse_best"]
 
 _BEST_HINT = "write COUNT:METRIC, COUNT:METRIC:min or COUNT:METRIC:max, such as 2:val_loss:min"
 
@@ -33,7 +30,7 @@ class Retention:
         keep_every: steps whose number is a multiple of this.
         keep_best: the best so many by a metric: ``"2:val_loss:min"``, or several of those.
         keep_within: steps saved within this time before the newest one: a timedelta, or text such as ``"7d"`` or
-            ``"1d12h"`` (units w, d, h, m, s).
+            ``"1d 12h"`` (units w, d, h, min or m, s).
         keep_tag: steps with one of these tags: a name or several, ``"*"`` for any tag.
 
     Raises:
@@ -54,7 +51,7 @@ class Retention:
         object.__setattr__(self, "keep_best", _texts(self.keep_best, "keep_best"))
         object.__setattr__(self, "keep_tag", _texts(self.keep_tag, "keep_tag"))
         if isinstance(self.keep_within, str):
-            object.__setattr__(self, "keep_within", parse_duration(self.keep_within))
+            object.__setattr__(self, "keep_within", _time_span(self.keep_within))
         if self.keep_within is not None and not isinstance(self.keep_within, timedelta):
             raise InvalidArgumentError(f"keep_within must be text such as '7d', not {self.keep_within!r}")
         for rule in self.keep_best:
@@ -82,32 +79,16 @@ class Retention:
             found.append(f"keep-every {self.keep_every}")
         found += [f"keep-best {rule}" for rule in self.keep_best]
         if isinstance(self.keep_within, timedelta):
-            found.append(f"keep-within {show_duration(self.keep_within)}")
+            found.append(f"keep-within {format_duration(self.keep_within.total_seconds())}")
         return found + [f"keep-tag {name}" for name in self.keep_tag]
 
 
-def parse_duration(text: str) -> timedelta:
-    """``"7d"`` or ``"1d12h"``: weeks (w), days (d), hours (h), minutes (m), seconds (s).
-
-    Raises:
-        InvalidArgumentError: it is not written like that.
-    """
-    if _DURATION.fullmatch(text) is None:
-        raise InvalidArgumentError(f"{text!r} is not a time span", hint="write 7d, 12h, 90m or 1d12h")
-    parts: Mapping[str, int] = {_UNITS[unit]: int(number) for number, unit in re.findall(r"(\d+)([wdhms])", text)}
+def _time_span(text: str) -> timedelta:
+    seconds = parse_duration(text)
     try:
-        return timedelta(**parts)
+        return timedelta(seconds=seconds)
     except OverflowError as error:
-        raise InvalidArgumentError(f"{text!r} is too long a time span") from error
-
-
-def show_duration(span: timedelta) -> str:
-    """The span in the largest unit that it is a whole number of: ``"7d"``, ``"36h"``, ``"90m"`` or ``"5s"``."""
-    seconds = int(span.total_seconds())
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds and seconds % length == 0:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
+        raise InvalidArgumentError(f"{text!r} is too long a time", hint="write 90s, 30min, 2h or 7d") from error
 
 
 def parse_best(rule: str) -> tuple[int, str, bool]:

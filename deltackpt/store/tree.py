@@ -37,8 +37,8 @@ class Shape:
     Attributes:
         segment: a key step every so many steps. The last step is one, too, or is predicted from the last of these where
             a segment is cut so short that its steps get no deeper for it.
-        run: so many steps in a row are predicted each from the one before it; a power of two that divides
-            ``segment``. Steps at multiples of it stand in the tree.
+        run: so many steps in a row are predicted each from the one before it. Steps at multiples of it stand in the
+            tree.
     """
 
     segment: int
@@ -83,7 +83,7 @@ class Costs:
 def shapes(max_depth: int, key_every: int | None) -> list[Shape]:
     """All shapes whose records are at most so deep, with a key step every ``key_every`` steps if that is given."""
     found = []
-    for run in (1 << power for power in range(12) if 1 << power <= max_depth):
+    for run in _runs(max_depth):
         for levels in range(12):
             shape = Shape(run << levels, run)
             if key_every is not None:
@@ -91,6 +91,13 @@ def shapes(max_depth: int, key_every: int | None) -> list[Shape]:
             if shape.depth <= max_depth and shape not in found:
                 found.append(shape)
     return found or [Shape(key_every or 1, 1)]
+
+
+def _runs(max_depth: int) -> list[int]:
+    """Runs to choose from: short ones, doublings, and those that use up the depth but for what partners take."""
+    most = min(max_depth, 2048)
+    doublings = {1 << power for power in range(12)}
+    return sorted(run for run in {*range(1, 17), *doublings, *range(most - 4, most + 1)} if 1 <= run <= most)
 
 
 def best_shape(count: int, costs: Costs | None, max_depth: int, key_every: int | None) -> Shape:

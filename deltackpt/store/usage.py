@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltackpt.errors import MissingObjectError
 from deltackpt.format.keys import INDEXES, MANIFESTS, PACKS, StepKey, index_key, manifest_key, pack_key
 from deltackpt.format.manifest import Manifest, decode_closure
+from deltackpt.store.base import UNUSABLE
 from deltackpt.store.opened import OpenStore
-from deltackpt.store.visible import VisibleStep, all_manifests
+from deltackpt.store.visible import VisibleStep, all_manifests, visible_steps
 
-__all__ = ["Listed", "all_objects", "read_listed"]
+__all__ = ["Listed", "all_objects", "pinned_bytes", "read_listed"]
 
 Progress = Callable[[int, int], None]
 
@@ -94,3 +95,28 @@ def read_listed(
 def all_objects(store: OpenStore) -> dict[str, int]:
     """Key to size of every pack and index object."""
     return {found.key: found.size for prefix in (INDEXES, PACKS) for found in store.backend.list(prefix)}
+
+
+def pinned_bytes(store: OpenStore, steps: Sequence[VisibleStep]) -> int:
+    """Bytes of packs and index objects that some steps list, and that were saved for steps that are gone.
+
+    Index objects that cannot be read are not counted.
+
+    Raises:
+        CorruptObjectError, UnknownVersionError: a manifest cannot be read.
+    """
+    there = {(step.key.branch, step.key.step) for step in visible_steps(store)}
+    listed = read_listed(store, chosen=steps)
+    owned: set[str] = set()
+    for name in {name for indexes, _ in listed.by_step.values() for name in indexes}:
+        try:
+            index = store.index(name)
+        except UNUSABLE:
+            continue
+        if (index.header.branch, index.header.step) not in there:
+            owned.add(index_key(name))
+            owned.update(pack_key(pack.name) for pack in index.location.packs)
+    if not owned:
+        return 0
+    sizes = all_objects(store)
+    return sum(sizes.get(key, 0) for key in owned & listed.objects())

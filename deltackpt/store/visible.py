@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from deltackpt.format.keys import MANIFESTS, StepKey, branch_prefix, parse_manifest_key, step_prefix
-from deltackpt.store.names import find_branch_start
+from deltackpt.store.names import find_branch_start, read_branch_starts
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.specs import DEFAULT_BRANCH
 
-__all__ = ["VisibleStep", "all_manifests", "find_place", "newest_before", "steps_before", "visible_steps"]
+__all__ = [
+    "VisibleStep",
+    "all_manifests",
+    "find_place",
+    "newest_before",
+    "parents_first",
+    "steps_before",
+    "visible_steps",
+]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,6 +45,19 @@ def visible_steps(store: OpenStore, branch: str | None = None) -> list[VisibleSt
         if place not in newest or newest[place].key.generation < step.key.generation:
             newest[place] = step
     return sorted(newest.values())
+
+
+def parents_first(store: OpenStore, steps: Iterable[VisibleStep]) -> list[VisibleStep]:
+    """Steps in an order in which those of a branch come after those of the branch that it starts in."""
+    starts = read_branch_starts(store)
+
+    def generation(branch: str) -> int:
+        line = [branch]
+        while line[-1] in starts and starts[line[-1]].start.branch not in line:
+            line.append(starts[line[-1]].start.branch)
+        return len(line)
+
+    return sorted(steps, key=lambda step: (generation(step.key.branch), step))
 
 
 def find_place(store: OpenStore, branch: str, step: int) -> VisibleStep | None:

@@ -26,11 +26,12 @@ without being flattened an object may be all of a model or optimizer, and every 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-__all__ = ["ARTIFACTS", "Path", "classify", "classify_all", "marker_end", "optimizer_roots", "role_of"]
+__all__ = ["ARTIFACTS", "Path", "classify", "classify_all", "is_counter", "marker_end", "optimizer_roots", "role_of"]
 
 Path = tuple[str | int, ...]
 
@@ -64,6 +65,7 @@ _MASTERS: Final = frozenset(
         "master_weights",
     }
 )
+_COUNTERS: Final = frozenset({"num_batches_tracked", "step"})
 _BUFFERS: Final = frozenset({"causal_mask", "inv_freq", "num_batches_tracked", "running_mean", "running_var"})
 
 
@@ -196,3 +198,11 @@ def _is_below(path: Path, root: Path) -> bool:
         # The whole state is an optimizer's, but it may have more in it.
         return bool(path) and path[0] in ("state", "param_groups")
     return len(path) > len(root) and path[: len(root)] == root
+
+
+def is_counter(fqn: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor of this name counts how often something was done, as the ``step`` of Adam does.
+
+    Such a number says nothing of how much a layer changed, and is far larger than what does.
+    """
+    return fqn.rpartition(".")[2] in _COUNTERS and math.prod(shape) == 1

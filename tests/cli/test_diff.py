@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from deltackpt import Store
 from tests.cli.helpers import Run, make_state, save
 
@@ -54,3 +56,19 @@ def test_the_library_says_the_same(cli: Run, store: Path) -> None:
     assert [(t["fqn"], t["changed"], t["l2"]) for t in document["tensors"] if t["kind"] == "tensor"] == [
         (t.fqn, t.sums.changed, t.sums.l2) for t in found.tensors if t.kind == "tensor"
     ]
+
+
+def test_what_counts_steps_does_not_drown_its_layer(cli: Run, tmp_path: Path) -> None:
+    path = tmp_path / "adam"
+    Store.create(path)
+    for step in (1000, 2000):
+        state = {"0": {"step": torch.tensor(float(step)), "exp_avg": torch.full((8,), 1 + step * 1e-6)}}
+        save(str(path), step, {"optim": {"state": state, "param_groups": [{"lr": 1e-3, "params": [0]}]}})
+    document = cli("diff", path, "1000", "2000", "--json").document
+    (layer,) = document["layers"]
+    assert (layer["tensors"], layer["elements"]) == (1, 8)
+    assert 0 < layer["l2"] < 1
+    counters = {tensor["fqn"]: tensor["counter"] for tensor in document["tensors"] if tensor["kind"] == "tensor"}
+    assert counters == {"optim.state.0.exp_avg": False, "optim.state.0.step": True}
+    assert "without 1 counter of steps" in cli("diff", path, "1000", "2000").out
+    assert "optim.state.0.step" in cli("diff", path, "1000", "2000", "--tensors").out

@@ -191,3 +191,16 @@ def test_a_damaged_step_is_named_where_conditions_choose(cli: Run, store: Path) 
     assert ran.code == 20
     assert listed(ran) == [("main", 100), ("main", 300)]
     assert [found["step"] for found in ran.document["damaged"]] == [200]
+
+
+def test_bytes_of_steps_that_are_gone_are_told(cli: Run, store: Path) -> None:
+    assert cli("log", store, "--all", "--json").document["other_bytes"] == 0
+    assert cli("log", store, "--json").document["other_bytes"] is None
+    cli("prune", store, "--keep-last", "1")
+    cli("gc", store, "--grace", "0")
+    document = cli("log", store, "--all", "--json").document
+    folders = [store / name for name in ("packs", "indexes", "manifests")]
+    whole = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+    assert document["other_bytes"] == whole - sum(step["stored_bytes"] for step in document["steps"]) > 0
+    assert "more were saved for steps that are gone" in cli("log", store, "--all").out
+    assert "more were saved" not in cli("log", store).out

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import deltackpt
@@ -255,3 +257,8 @@ def test_the_completion_script_can_be_shown(cli: Run) -> None:
     ran = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert "--install-completion" in ran.output
     assert "--show-completion" in ran.output
+
+
+def test_help_speaks_of_no_types(cli: Run) -> None:
+    for command in get_command(app).commands:  # type: ignore[attr-defined]
+        assert not re.search("<(str|int|float|path|bool|integer|text)>", cli(command, "--help").out), command

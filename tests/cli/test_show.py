@@ -144,3 +144,9 @@ def test_a_corrupt_manifest_is_named_and_harms_no_other_step(cli: Run, store: Pa
     assert f"manifests/main/000000000200/000001, byte {ran.error['offset']}: " in text
     for other in ("100", "300", "tuned:250"):
         assert cli("show", store, other).code == 0
+
+
+def test_texts_are_no_candidates_for_the_best(cli: Run, store: Path) -> None:
+    ran = cli("show", store, "best:note")
+    assert ran.code == 13
+    assert "hint: metrics with numbers: best, loss, lr, worst\n" in ran.err

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deltackpt import Store
+from deltackpt.errors import CorruptObjectError
 from deltackpt.format.keys import pack_key
 from deltackpt.format.pack import walk_pack
 from tests.cli.helpers import Run, flip, manifest, save
@@ -128,8 +129,10 @@ def on_disk_dead(path: Path) -> int:
 def test_steps_whose_manifest_is_damaged_are_named(cli: Run, path: Path) -> None:
     flip(manifest(path, 2), 60)
     ran = cli("stats", path)
-    assert ran.code == 0
-    assert "error: main:2: " in ran.err
+    assert ran.code == CorruptObjectError.exit_code
+    assert "warning: main:2 is left out: " in ran.err
+    assert "hint: run `deltackpt verify" in ran.err
+    assert ran.out.splitlines()[0].startswith("steps       2, ")
     assert [step["step"] for step in cli("stats", path, "--json").document["steps"]] == [1, 3]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 import deltackpt
 import deltackpt.dcp.background
-from deltackpt import Checkpointer, Store
+from deltackpt import Checkpointer, Retention, Store
 from deltackpt.errors import (
     BackendError,
     IncompleteSaveError,
@@ -33,7 +35,9 @@ from deltackpt.errors import (
     StepNotFoundError,
 )
 from deltackpt.schedule import at, every, improves, progressive
+from deltackpt.store.collect import find_garbage
 from deltackpt.store.opened import OpenStore
+from deltackpt.store.usage import all_objects, read_listed
 from deltackpt.testing import Fault, FaultyBackend, flip_bits
 from tests.dcp.loop import state_of
 from tests.dcp.states import new_store
@@ -180,6 +184,7 @@ def test_a_module_is_no_state(store: Store) -> None:
 
 
 def test_resume_takes_the_newest_step_with_everything(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "deltackpt")
     with Checkpointer(store, contents={"model": every(2), "optim": every(6)}) as checkpointer:
         for step in range(1, 12):
             checkpointer.step(step, a_state(step))
@@ -189,10 +194,12 @@ def test_resume_takes_the_newest_step_with_everything(store: Store, caplog: pyte
         assert resumed is not None
         assert (resumed.step, resumed.branch, resumed.generation) == (6, "main", 1)
         assert [(s.step, s.reason) for s in resumed.skipped] == [
-            (10, "it has no optim.m"),
-            (8, "it has no optim.m"),
+            (10, "it was saved without optim"),
+            (8, "it was saved without optim"),
         ]
-        assert "step main:10 is passed over: it has no optim.m" in caplog.text
+        # As it was asked for: nothing to be warned of.
+        assert "passed over 2 steps, 8 to 10, of branch main: it was saved without optim" in caplog.text
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
         assert torch.equal(state["optim"]["m"], a_state(6)["optim"]["m"])
         assert state["train"]["step"] == 6
         # Training goes over 8 and 10 again: they are replaced, and hold what their rules say.
@@ -221,7 +228,7 @@ def test_nothing_to_resume_from(store: Store) -> None:
         checkpointer.step(1, {"model": a_state(1)["model"]})
     with Checkpointer(store, every(1)) as checkpointer:
         # To begin anew where there are steps would be wrong.
-        with pytest.raises(IncompleteStepError, match=r"of the newest, 1: it has no optim\.m and lacks 1 more"):
+        with pytest.raises(IncompleteStepError, match=r"of the newest, 1: it was saved without optim and train"):
             checkpointer.resume(empty_state())
         with pytest.raises(IncompleteStepError, match=r"no model\.w of shape \[7\]"):
             checkpointer.resume({"model": {"w": torch.zeros(7)}})
@@ -245,7 +252,46 @@ def test_a_step_that_is_there_is_not_replaced_without_a_resume(store: Store) -> 
     assert torch.equal(store.step(2).tensor("model.w"), a_state(2)["model"]["w"])
 
 
-def test_a_damaged_step_is_passed_over(store: Store) -> None:
+def pruning(steps: int, **options: Any) -> Store:
+    """A run that keeps its newest step, by a clock that goes ten minutes from save to save."""
+    now = [datetime(2026, 1, 1, tzinfo=timezone.utc)]
+    made = new_store()
+    store = Store(OpenStore(made.opened.backend, made.opened.config, clock=lambda: now[0]))
+    with Checkpointer(store, every(1), retention=Retention(keep_last=1), **options) as checkpointer:
+        for step in range(1, steps + 1):
+            checkpointer.step(step, {"model": {"w": torch.randn(500) + step}})
+            checkpointer.wait()
+            now[0] += timedelta(minutes=10)
+    return store
+
+
+def test_pruned_steps_leave_no_bytes(caplog: pytest.LogCaptureFixture) -> None:
+    store = pruning(6)
+    assert steps_of(store) == [6]
+    # What the last run of gc found is left to the next one.
+    own, garbage = store.steps()[0], find_garbage(store.opened)
+    assert len(garbage.objects) <= 4
+    assert len(all_objects(store.opened)) == len(read_listed(store.opened).objects()) + len(garbage.objects)
+    assert own.step == 6
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    kept = pruning(6, gc=False)
+    assert steps_of(kept) == [6]
+    assert len(find_garbage(kept.opened).objects) > 4
+
+
+def test_a_gc_that_fails_is_warned_of_and_harms_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BackendError("the disk is gone")
+
+    monkeypatch.setattr(Store, "gc", fail)
+    assert steps_of(pruning(3)) == [3]
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == ["the bytes of pruned steps are not free yet: the disk is gone"] * 3
+
+
+def test_a_damaged_step_is_passed_over(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     with Checkpointer(store, every(1)) as checkpointer:
         for step in (1, 2, 3):
             checkpointer.step(step, {"model": {"w": torch.randn(500) + step}})
@@ -260,7 +306,8 @@ def test_a_damaged_step_is_passed_over(store: Store) -> None:
         resumed = checkpointer.resume(state)
     assert resumed is not None
     assert resumed.step == 1
-    assert [skipped.step for skipped in resumed.skipped] == [3, 2]
+    assert [(skipped.step, skipped.by_design) for skipped in resumed.skipped] == [(3, False), (2, False)]
+    assert caplog.text.count("is passed over: ") == 2
     assert "manifest cannot be read" in resumed.skipped[0].reason
     assert "damaged" in resumed.skipped[1].reason
     assert torch.equal(state["model"]["w"], expected)

@@ -201,13 +201,18 @@ def test_ranges_beyond_the_budget_are_read_record_by_record(tmp_path: Path) -> N
 # Walks
 
 
-@pytest.mark.parametrize(("chain", "steps"), [("previous", 100), ("skip", 33)])
+@pytest.mark.parametrize(("chain", "steps"), [("previous", 100), ("skip", 33), ("auto", 33), ("tree", 33)])
 def test_a_walk_over_many_steps_decodes_every_record_once(decodes: Decodes, chain: str, steps: int) -> None:
-    store = create_store(MemoryBackend(), StoreOptions(chain, key_every=16, block_elements=1 << 10))
+    policy = "previous" if chain == "tree" else chain
+    store = create_store(MemoryBackend(), StoreOptions(policy, key_every=16, block_elements=1 << 10))
     states: list[State] = []
     for step in range(steps):
         states.append(adam_like(step, states[-1] if states else None))
         save_step(store, states[-1], step=step)
+    if chain == "tree":
+        # In which steps are decoded from later ones, too.
+        Store(store).repack(max_depth=8, memory=1 << 20)
+    decodes.counts.clear()
     for step, (found, loaded) in enumerate(Store(open_store(store.backend)).iter_steps(memory=1 << 20)):
         assert found.key.step == step
         got = {fqn: tensor.numpy().tobytes() for fqn, tensor in loaded.items()}  # type: ignore[attr-defined]

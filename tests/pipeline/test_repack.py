@@ -168,3 +168,18 @@ def test_an_estimate_where_pruning_left_no_key_step() -> None:
     Store(store).prune(Retention(keep_last=4))
     assert not any(info.is_key for info in Store(store).steps())
     assert repack(store, dry_run=True).after.stored_bytes > 0
+
+
+def test_what_steps_that_are_gone_left_behind_counts() -> None:
+    """Of a chain thinned out, most bytes are of steps that are gone: a repack frees them."""
+    store, _ = history(16, size=64)
+    Store(store).prune(Retention(keep_every=50))
+    Store(store).gc(grace=0)
+    whole = sum(found.size for prefix in ("packs/", "indexes/", "manifests/") for found in store.backend.list(prefix))
+    estimate = repack(store, dry_run=True)
+    assert estimate.before.stored_bytes == whole
+    report = repack(store)
+    assert report.before == estimate.before
+    Store(store).gc(grace=0)
+    left = sum(found.size for prefix in ("packs/", "indexes/", "manifests/") for found in store.backend.list(prefix))
+    assert report.after.stored_bytes == left < whole

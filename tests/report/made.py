@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from deltackpt.errors import CorruptObjectError
+from deltackpt.format.keys import StepKey
 from deltackpt.report.data import METADATA, ReportData, StepFigures
+from deltackpt.store.listing import DamagedStep
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 
@@ -38,7 +41,7 @@ def made(steps: tuple[StepFigures, ...] | None = None) -> ReportData:
         version="1.2",
         created="2026-01-02T00:00:00+00:00",
         steps=steps,
-        damaged=(("main:9", f"damaged {EVIL}"),),
+        damaged=(DamagedStep(StepKey("main", 9, 1), CorruptObjectError(f"damaged {EVIL}")),),
         advice=(f"do {EVIL}",),
         layers=("model.h.0", "model.h.1", f"model.{EVIL}"),
         pairs=(("main:1", "main:2"), ("main:2", "main:3")),

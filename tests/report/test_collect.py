@@ -9,6 +9,7 @@ import pytest
 
 from deltackpt import Store
 from deltackpt.cli.main import main
+from deltackpt.errors import BackendError, CorruptObjectError
 from deltackpt.report.data import METADATA, ReportData, collect
 from deltackpt.testing.arrays import State, Stored, save_step
 from deltackpt.testing.faults import flip_bits
@@ -70,9 +71,44 @@ def test_a_damaged_step_is_listed_and_the_others_shown(store: Store) -> None:
     flip_bits(store.opened.backend, key, -3)
     data = collected(Store.open(store.url))
     assert [step.step for step in data.steps] == [0, 1, 2, 3]
-    ((name, reason),) = data.damaged
-    assert name == "main:4"
-    assert "checksum" in reason
+    (damaged,) = data.damaged
+    assert damaged.name == "main:4"
+    assert "checksum" in str(damaged.error)
+
+
+def test_the_command_names_a_damaged_step_and_ends_with_its_code(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = max(info.key for info in store.opened.backend.list("manifests/"))
+    flip_bits(store.opened.backend, key, -3)
+    out = tmp_path / "report.html"
+    assert main(["report", store.url, "--out", str(out), "--pairs", "0"]) == CorruptObjectError.exit_code
+    assert "warning: main:4 is left out: " in capsys.readouterr().err
+    assert out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_work(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deltackpt.report.collect", lambda *_, **__: pytest.fail("it worked all the same"))
+    for out in (tmp_path / "none" / "report.html", tmp_path):
+        assert main(["report", store.url, "--out", str(out), "--overwrite"]) == BackendError.exit_code
+        assert "report" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_report_that_fails_leaves_what_was_there(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BackendError("lost")
+
+    monkeypatch.setattr("deltackpt.report.collect", fail)
+    out = tmp_path / "report.html"
+    out.write_text("mine")
+    assert main(["report", store.url, "--out", str(out), "--overwrite"]) == BackendError.exit_code
+    assert out.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "store"]
 
 
 def test_an_existing_file_is_left_alone(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from deltackpt.format.manifest import ManifestHeader, Metric
 from deltackpt.format.times import format_time
 from deltackpt.store.listing import ListedStep
 from deltackpt.store.retained import plan_retention
-from deltackpt.store.retention import Retention, parse_duration
+from deltackpt.store.retention import Retention
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -117,7 +117,12 @@ def test_rules_that_make_no_sense_are_refused(rules: dict[str, object]) -> None:
 
 
 def test_time_spans() -> None:
-    assert parse_duration("1w2d3h4m5s") == timedelta(weeks=1, days=2, hours=3, minutes=4, seconds=5)
+    """As schedules have them."""
+    span = timedelta(weeks=1, days=2, hours=3, minutes=4, seconds=5)
+    assert (
+        Retention(keep_within="1w2d3h4m5s").keep_within == Retention(keep_within="1w 2d 3h 4min 5s").keep_within == span
+    )
+    assert Retention(keep_within="1.5h").rules == Retention(keep_within="90m").rules == ["keep-within 90min"]
 
 
 def test_the_rules_are_said_as_on_the_command_line() -> None:

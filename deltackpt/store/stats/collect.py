@@ -12,13 +12,14 @@ from deltackpt.codec.types import Coder, Predictor
 from deltackpt.format.index import Index
 from deltackpt.format.keys import INDEXES, PACKS, index_key, pack_key
 from deltackpt.store.base import UNUSABLE
-from deltackpt.store.catalog import visible_steps
 from deltackpt.store.closure import find_closure
+from deltackpt.store.listing import DamagedStep
 from deltackpt.store.opened import OpenStore
 from deltackpt.store.stats.advice import advise
 from deltackpt.store.stats.blocks import Ints
 from deltackpt.store.stats.report import DeadBytes, ObjectLoss, Share, StoreStats
 from deltackpt.store.stats.walk import Sum, Walk
+from deltackpt.store.visible import parents_first, visible_steps
 
 __all__ = ["collect_stats"]
 
@@ -34,14 +35,14 @@ def collect_stats(store: OpenStore, *, worst: int = 5, progress: Progress | None
         worst: how many packs to name among those that most steps need.
         progress: called with the steps done and the steps in all.
     """
-    visible = visible_steps(store)
+    visible = parents_first(store, visible_steps(store))
     walk = Walk(store)
     steps, damaged = [], []
     for number, step in enumerate(visible):
         try:
             steps.append(walk.add(step))
         except UNUSABLE as error:
-            damaged.append((f"{step.key.branch}:{step.key.step}", str(error)))
+            damaged.append(DamagedStep(step.key, error))
         if progress is not None:
             progress(number + 1, len(visible))
     records = _Records()
@@ -50,7 +51,7 @@ def collect_stats(store: OpenStore, *, worst: int = 5, progress: Progress | None
     losses = sorted(walk.users.items(), key=lambda item: (-item[1][1], -item[1][0], item[0]))[:worst]
     roles = {**walk.roles, **({_BASES: records.bases} if records.bases.records else {})}
     found = StoreStats(
-        steps=tuple(steps),
+        steps=tuple(sorted(steps, key=lambda step: (step.branch, step.step))),
         damaged=tuple(damaged),
         raw_bytes=sum(step.raw_bytes for step in steps),
         pack_bytes=sum(size for size, _ in walk.users.values()),

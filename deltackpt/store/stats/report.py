@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deltackpt.store.listing import DamagedStep
+
 __all__ = ["DeadBytes", "ObjectLoss", "Share", "StepStats", "StoreStats", "saved_share"]
 
 
@@ -113,7 +115,7 @@ class StoreStats:
     """
 
     steps: tuple[StepStats, ...]
-    damaged: tuple[tuple[str, str], ...]
+    damaged: tuple[DamagedStep, ...]
     raw_bytes: int
     pack_bytes: int
     index_bytes: int
