@@ -38,7 +38,7 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     full = ["model", "optim", "train"]
     assert lines[1] == str([(100, full), (200, ["model", "train"]), (300, ["model", "train"])])
     assert lines[2] == str([100, 200, 225, 250])
-    assert lines[3].startswith("1000 [(1100, 'it has no optim.")
+    assert lines[3] == "1000 [(1100, 'it was saved without optim')]"
 
 
 def test_the_configuration_of_the_page_is_one() -> None:
