@@ -37,5 +37,4 @@ def test_what_is_reported_is_what_was_harmed() -> None:
         hits, harmed = flip_many(backend, 3, random.Random(seed))
         assert hits > 0
         assert harmed
-        assert harmed < set(held)
         load_entries(backend, held, harmed)
