@@ -77,7 +77,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "save_load.json",
     ),
     "history": Benchmark(
-        _sizes("benchmarks.history --out {out}", "--small --steps 8 --interval 2 1", "--steps 48", ""), "history.json"
+        _sizes("benchmarks.history --cache {cache} --out {out}", "--small --steps 8 --interval 2 1", "--steps 48", ""),
+        "history.json",
     ),
     "intervals": Benchmark(
         _sizes("benchmarks.intervals --cache {cache} --out {out}", *_INTERVALS),

@@ -109,7 +109,7 @@ static int32_t code_signed(coder *k, signed_models *m, int32_t value)
 static uint32_t length_of(uint32_t x)
 {
     uint32_t length = 0;
-    while (x >> length) length++;
+    while (length < 32 && x >> length) length++;
     return length;
 }
 
