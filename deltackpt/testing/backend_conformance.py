@@ -17,6 +17,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 
@@ -207,8 +208,9 @@ class BackendConformance:
         with pytest.raises(TruncatedObjectError, match="some/object") as caught:
             backend.get("some/object", start, length)
         assert caught.value.offset == 10
-        if isinstance(backend, ReadsInto) and length is not None and length < 100:
-            with pytest.raises(TruncatedObjectError, match="some/object"):
+        if length is not None and length < 100 and isinstance(backend, ReadsInto):
+            able = backend.get_into("some/object", 0, memoryview(bytearray(1)))
+            with pytest.raises(TruncatedObjectError, match="some/object") if able else nullcontext():
                 backend.get_into("some/object", start, memoryview(bytearray(length)))
 
     @pytest.mark.parametrize(("start", "length"), [(-1, 1), (-1, None), (0, -1), (5, -1)])

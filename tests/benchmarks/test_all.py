@@ -38,7 +38,7 @@ def test_every_command_is_one(name: str, size: str) -> None:
     for command in (benchmark.commands[size], *filter(None, [benchmark.prepare.get(size)])):
         module, *words = command.format(out="OUT", cache="CACHE").split()
         assert find_spec(module) is not None
-        assert ("CACHE" in words) == (size in benchmark.prepare)
+        assert "CACHE" in words or size not in benchmark.prepare
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -58,8 +58,9 @@ def test_one_of_them(tmp_path: Path) -> None:
     page = " ".join((tmp_path / "benchmarks.md").read_text().split())
     assert "| deltackpt | " in page
     assert f"commit {kept['intervals']['commit']}" in page
-    for image in re.findall(r"\(images/(\S+)\.png\)", page):
-        assert (tmp_path / "images" / f"{image}.png").exists()
+    if find_spec("matplotlib") is not None:
+        for image in re.findall(r"\(images/(\S+)\.png\)", page):
+            assert (tmp_path / "images" / f"{image}.png").exists()
 
 
 def test_commands_have_a_process_of_their_own() -> None:

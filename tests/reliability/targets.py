@@ -34,7 +34,7 @@ from deltackpt.pipeline.slots import slot_inputs
 from deltackpt.tensor.dtypes import by_code
 from tests.reliability.mutations import fix_index, fix_manifest, fix_pack, fix_record, inside_frame, mutate
 
-__all__ = ["TARGETS", "Target"]
+__all__ = ["TARGETS", "Target", "has_its_bases"]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -114,6 +114,11 @@ def _blocks() -> Mapping[bytes, NDArray[np.uint8]]:
         if all(need.address in found for need in record.needs):
             found[record.address] = _decode_block(record, found)
     return found
+
+
+def has_its_bases(data: bytes) -> bool:
+    """Whether the blocks that a record needs are those of golden records, not stand-ins."""
+    return all(need.address in _blocks() for need in decode_record(data, source="golden").needs)
 
 
 def _decode_record(data: bytes) -> object:
