@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,11 @@ from numpy.typing import NDArray
 from deltackpt.format.hashing import Buffer
 
 __all__ = ["Measured", "Task", "cores", "measure"]
+
+_T = TypeVar("_T")
+
+# A handful of blocks a few milliseconds each does not keep two threads busy to the end.
+_LONG_ENOUGH, _MOST_TIMES = 0.25, 32
 
 Bytes = NDArray[np.uint8]
 
@@ -80,10 +86,22 @@ def measure(tasks: Sequence[Task], rounds: int) -> Measured:
     encode = sum(_fastest(task.encode, rounds, time.process_time) for task in tasks)
     decode = sum(_fastest(functools.partial(_decode, pair), rounds, time.process_time) for pair in pairs)
     with ThreadPoolExecutor(cores()) as pool:
-        encode_all = _fastest(lambda: list(pool.map(_encode, tasks)), rounds, time.perf_counter)
-        decode_all = _fastest(lambda: list(pool.map(_decode, pairs)), rounds, time.perf_counter)
+        encode_all = _fastest_of_all(pool, _encode, tasks, encode, rounds)
+        decode_all = _fastest_of_all(pool, _decode, pairs, decode, rounds)
     raw, size = sum(task.raw.size for task in tasks), sum(sum(map(len, parts)) for parts in packed)
     return Measured(raw, size, encode, decode, encode_all, decode_all)
+
+
+def _fastest_of_all(
+    pool: ThreadPoolExecutor, action: Callable[[_T], None], items: Sequence[_T], alone: float, rounds: int
+) -> float:
+    """Seconds of wall time for all items, which are done often enough that the last one of a thread counts little.
+
+    Args:
+        alone: what they take in one thread.
+    """
+    times = max(1, min(_MOST_TIMES, round(_LONG_ENOUGH / alone)))
+    return _fastest(lambda: list(pool.map(action, [*items] * times)), rounds, time.perf_counter) / times
 
 
 def _encode(task: Task) -> None:

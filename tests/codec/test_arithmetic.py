@@ -19,6 +19,7 @@ from deltackpt.codec.float_env import ieee_arithmetic
 from deltackpt.codec.kernels import VARIANTS, Kernels, arithmetic, open_library
 from deltackpt.codec.predictors.adam import AdamSecond, AdamWeight
 from deltackpt.codec.predictors.cast import Cast
+from deltackpt.codec.predictors.scale import Scale
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Predictor, Shape, Slot
 from deltackpt.tensor.dtypes import by_name
@@ -123,6 +124,22 @@ def test_casts(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = words(count, count)
     inputs[: count // 4] = np.random.default_rng(0).integers(0x33000000 - 9, 0x48000000, count // 4, dtype="<u4")
     results = implementations(lambda: predicted(Cast(), name, [inputs], b""), monkeypatch)
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_contexts_of_roots(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = by_name(name)
+    slots = {0: Slot(dtype, np.random.default_rng(count).integers(0, 256**dtype.word_bytes, count).astype(dtype.word))}
+
+    def contexts() -> bytes:
+        found = Scale().predict(Shape(F32, count), slots, b"", source="test").context
+        assert found is not None
+        return found.tobytes()
+
+    results = implementations(contexts, monkeypatch)
+    assert len(results[0]) == count
     assert all(result == results[0] for result in results)
 
 

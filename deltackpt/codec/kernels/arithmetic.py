@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deltackpt.codec.kernels.library import Kernels
 from deltackpt.codec.residual import Words
 
-__all__ = ["adam_second", "adam_weight", "cast", "products"]
+__all__ = ["adam_second", "adam_weight", "cast", "products", "root_exponents"]
 
 
 def _addresses(*arrays: NDArray[np.generic]) -> list[int]:
@@ -51,3 +51,13 @@ def products(kernels: Kernels, columns: NDArray[np.float64]) -> NDArray[np.float
     out = np.empty((count, count))
     kernels.library.dk_products_of(kernels.number, held.ctypes.data, count, length, out.ctypes.data)
     return out
+
+
+def root_exponents(kernels: Kernels, words: Words, out: NDArray[np.uint8]) -> None:
+    """The contexts of predictor 5, of words of float32 or bfloat16."""
+    assert words.flags.c_contiguous
+    assert (out.itemsize, out.size) == (1, words.size)
+    assert words.itemsize in (2, 4)
+    kernels.library.dk_root_exponents(
+        kernels.number, words.ctypes.data, out.ctypes.data, words.size, words.itemsize == 2
+    )

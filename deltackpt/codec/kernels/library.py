@@ -52,6 +52,7 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dk_adam_second": (None, (_INT, *[_POINTER] * 4, _U64, _DOUBLE, _DOUBLE)),
     "dk_products_of": (None, (_INT, _POINTER, _U32, _U64, _POINTER)),
     "dk_cast": (None, (_INT, _POINTER, _POINTER, _U64, _INT)),
+    "dk_root_exponents": (None, (_INT, _POINTER, _POINTER, _U64, _INT)),
 }
 
 

@@ -255,6 +255,25 @@ FORCE_INLINE void cast_all(const uint8_t *words, uint8_t *out, uint64_t count, i
     }
 }
 
+/* Half the biased exponent of a word, rounded up: that of its root. */
+FORCE_INLINE void root_exponents(const uint8_t *words, uint8_t *out, uint64_t count, int is_bfloat16)
+{
+    for (uint64_t i = 0; i < count; i += CHUNK) {
+        const size_t n = count - i < CHUNK ? count - i : CHUNK;
+        uint8_t halves[CHUNK];
+        if (is_bfloat16) {
+            uint16_t in[CHUNK] = {0};
+            memcpy(in, words + 2 * i, 2 * n);
+            for (int k = 0; k < CHUNK; k++) halves[k] = (uint8_t)(((in[k] >> 7 & 255) + 1) >> 1);
+        } else {
+            uint32_t in[CHUNK] = {0};
+            memcpy(in, words + 4 * i, 4 * n);
+            for (int k = 0; k < CHUNK; k++) halves[k] = (uint8_t)(((in[k] >> 23 & 255) + 1) >> 1);
+        }
+        memcpy(out + i, halves, n);
+    }
+}
+
 /* One function a job and target. They are not inlined, so that nothing of them moves out of their environment. */
 #define VARIANT(name, target, weight_tame, weight_quick, second_tame, second_quick)                                    \
     target static NO_INLINE void adam_weight_##name(const dk_step *s)                                                  \
@@ -280,6 +299,10 @@ FORCE_INLINE void cast_all(const uint8_t *words, uint8_t *out, uint64_t count, i
     target static void cast_##name(const uint8_t *words, uint8_t *out, uint64_t count, int is_bfloat16)                \
     {                                                                                                                  \
         cast_all(words, out, count, is_bfloat16);                                                                      \
+    }                                                                                                                  \
+    target static void root_exponents_##name(const uint8_t *words, uint8_t *out, uint64_t count, int is_bfloat16)      \
+    {                                                                                                                  \
+        root_exponents(words, out, count, is_bfloat16);                                                                \
     }                                                                                                                  \
     target static NO_INLINE void products_##name(const dk_products *p)                                                 \
     {                                                                                                                  \
@@ -335,4 +358,10 @@ DK_PUBLIC void dk_products_of(int variant, const double *columns, uint32_t count
 DK_PUBLIC void dk_cast(int variant, const uint8_t *words, uint8_t *out, uint64_t count, int is_bfloat16)
 {
     CHOOSE(cast, variant)(words, out, count, is_bfloat16);
+}
+
+/* Predictor 5: contexts of words of float32 or bfloat16. */
+DK_PUBLIC void dk_root_exponents(int variant, const uint8_t *words, uint8_t *out, uint64_t count, int is_bfloat16)
+{
+    CHOOSE(root_exponents, variant)(words, out, count, is_bfloat16);
 }

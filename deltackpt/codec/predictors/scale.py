@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deltackpt.codec import kernels
+from deltackpt.codec.kernels import arithmetic
 from deltackpt.codec.residual import Words
 from deltackpt.codec.types import Inputs, Prediction, Shape
 from deltackpt.errors import CorruptObjectError
@@ -57,8 +59,12 @@ class Scale:
                 where=source,
             )
         words = inputs[0].words
-        one, by = words.dtype.type(1), words.dtype.type(_SOURCES[inputs[0].dtype.name])
         context = np.empty(words.size, np.uint8)
+        found = kernels.active()
+        if found is not None:
+            arithmetic.root_exponents(found, words, context)
+            return Prediction(context=context)
+        one, by = words.dtype.type(1), words.dtype.type(_SOURCES[inputs[0].dtype.name])
         for start in range(0, words.size, _CHUNK):
             exponents = words[start : start + _CHUNK] << one
             exponents >>= by
