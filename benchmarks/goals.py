@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["files", "listing", "save_load"]
+__all__ = ["files", "history", "listing", "save_load"]
 
 Verdict = tuple[bool, str]
 
@@ -15,6 +15,7 @@ _DEEP = 3.0
 # Disks of so many bytes a second, or slower, should make fewer bytes worth their coding.
 _SLOW_DISK = 400e6
 _IMPORT, _RESTORE = 300e6, 500e6
+_SKIP, _REPACK = 1.04, 1.0
 _LISTED, _GC, _STEPS = 1.0, 10.0, 10_000
 
 
@@ -32,11 +33,28 @@ def save_load(figures: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
             ("deep load", "a depth-8 load takes", _DEEP),
         ):
             ratio = ours[what] / files[what]
-            yield ratio <= most, f"{where}: {words} {ratio:.2f} times {_DCP}'s (goal {most:g})"
+            yield ratio <= most, f"{where}: {words} {ratio:.2f} times that of DCP's own files (goal {most:g})"
         for row in plan.get("throttled", ()):
             if row["rate"] <= _SLOW_DISK:
                 ratio = row[_DCP] / row[_OURS]
                 yield ratio > 1, f"{where}: a save at {row['rate'] / 1e6:g} MB/s is {ratio:.2f} times as fast (goal 1)"
+
+
+def history(figures: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Of chains whose depth is bounded, against the smallest there is without looking back."""
+    rows = figures["results"]
+    previous = {(row["interval"], row["key_every"]): row["stored"] for row in rows if row["policy"] == "previous"}
+    for policy, most in (("skip", _SKIP), ("repack", _REPACK)):
+        for interval in dict.fromkeys(interval for interval, _ in previous):
+            shares = [
+                row["stored"] / previous[interval, row["key_every"]]
+                for row in rows
+                if row["policy"].startswith(policy) and row["interval"] == interval
+            ]
+            if shares:
+                steps = f"{interval} training step{'s' * (interval > 1)} between saves"
+                words = f"{policy}, {steps}: {max(shares):.1%} of the bytes of previous (goal {most:.0%})"
+                yield max(shares) <= most, words
 
 
 def files(figures: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:

@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import goals
 from benchmarks.history_plot import plot
 from benchmarks.history_states import Course, read_states
 from deltackpt.api import Store
@@ -182,13 +183,8 @@ def show(results: Sequence[Result], console: Console) -> None:
         name = [str(found.interval), found.policy, str(found.key_every)]
         table.add_row(*name, *sizes, *times, f"{found.save:.1f} s", f"{found.walk:.1f} s")
     console.print(table)
-    for policy, goal in (("skip", 1.04), (REPACKED, 1.0)):
-        for interval in dict.fromkeys(r.interval for r in results):
-            own = [r for r in results if (r.policy, r.interval) == (policy, interval)]
-            worst = max(_of_previous(r, results) for r in own)
-            words = "reached" if worst <= goal else "not reached"
-            between = f"{interval} training step{'s' * (interval > 1)} between saves"
-            console.print(f"{policy}, {between}: {worst:.1%} of previous at most; the goal of {goal:.0%} is {words}")
+    for reached, words in goals.history({"results": [asdict(result) for result in results]}):
+        console.print(f"{'reached' if reached else 'not reached'}: {words}")
 
 
 def _of_previous(found: Result, results: Sequence[Result]) -> float:
