@@ -20,7 +20,7 @@ __all__ = ["Measured", "Task", "cores", "measure"]
 _T = TypeVar("_T")
 
 # A handful of blocks a few milliseconds each does not keep two threads busy to the end.
-_LONG_ENOUGH, _MOST_TIMES = 0.25, 32
+_LONG_ENOUGH, _MOST_TIMES = 0.1, 32
 
 Bytes = NDArray[np.uint8]
 
