@@ -15,7 +15,6 @@ import stat
 import uuid
 from contextlib import suppress
 
-from deltackpt.backend.direct import LEAST, PAGE, PageBuffers, open_direct, write_pages
 from deltackpt.errors import BackendError, InvalidNameError, ObjectExistsError
 
 __all__ = ["TEMPORARY_PREFIX", "publish", "sync_folder"]
@@ -32,9 +31,7 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _RENAME_NOREPLACE = 1
 
 
-def publish(
-    folder: int, name: str, data: memoryview, *, replace: bool, path: str, direct: PageBuffers | None = None
-) -> None:
+def publish(folder: int, name: str, data: memoryview, *, replace: bool, path: str) -> None:
     """Write ``data`` durably as the file ``name`` in the folder with descriptor ``folder``.
 
     Args:
@@ -43,7 +40,6 @@ def publish(
         data: its bytes.
         replace: whether a file of that name is replaced, atomically.
         path: the file's full path, for messages.
-        direct: for a large file that is to be written past the page cache, where that can be done.
 
     Raises:
         ObjectExistsError: not ``replace``, and there is such a file.
@@ -53,7 +49,7 @@ def publish(
     """
     temporary = TEMPORARY_PREFIX + uuid.uuid4().hex
     try:
-        identity = _write(folder, temporary, data, direct)
+        identity = _write(folder, temporary, data)
         try:
             if replace:
                 os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -78,12 +74,10 @@ def sync_folder(folder: int) -> None:
             raise
 
 
-def _write(folder: int, name: str, data: memoryview, direct: PageBuffers | None) -> os.stat_result:
+def _write(folder: int, name: str, data: memoryview) -> os.stat_result:
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
     try:
-        done = 0 if direct is None else _write_directly(folder, name, data, direct)
-        if done:
-            os.lseek(descriptor, done, os.SEEK_SET)
+        done = 0
         while done < len(data):
             count = os.write(descriptor, data[done : done + _WRITE_MAX])
             if count == 0:
@@ -99,18 +93,6 @@ def _write(folder: int, name: str, data: memoryview, direct: PageBuffers | None)
     # A network file system may report a failed write only here.
     os.close(descriptor)
     return identity
-
-
-def _write_directly(folder: int, name: str, data: memoryview, buffers: PageBuffers) -> int:
-    """Write the whole pages of large data to a new file; gives how many bytes that were."""
-    whole = len(data) // PAGE * PAGE
-    descriptor = open_direct(name, os.O_WRONLY, dir_fd=folder) if whole >= LEAST else None
-    if descriptor is None:
-        return 0
-    try:
-        return write_pages(descriptor, buffers, 0, data[:whole])
-    finally:
-        os.close(descriptor)
 
 
 def _publish_new(folder: int, temporary: str, name: str, path: str) -> None:

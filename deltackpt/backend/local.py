@@ -18,7 +18,6 @@ from deltackpt.backend.base import (
     is_key_part,
     resolve_range,
 )
-from deltackpt.backend.direct import PageBuffers
 from deltackpt.backend.durable import TEMPORARY_PREFIX, publish, sync_folder
 from deltackpt.backend.folders import Folders, make_root
 from deltackpt.backend.oserrors import describe_os_error, os_errors
@@ -56,8 +55,6 @@ class LocalBackend:
         root: the folder; resolved once, so that later changes of the working directory or of links above it do not
             matter.
         create: whether to make it where it is missing.
-        direct: whether large objects are written past the page cache, where the file system can do that: for who does
-            not read them soon.
 
     Raises:
         StoreNotFoundError: it is missing, and not ``create``.
@@ -65,7 +62,7 @@ class LocalBackend:
         BackendError: it cannot be looked at or made.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, create: bool = False, direct: bool = False) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, create: bool = False) -> None:
         try:
             self._root = os.path.realpath(root)
         except ValueError as error:
@@ -73,7 +70,6 @@ class LocalBackend:
         with os_errors("create the store's folder" if create else "open the store's folder", self._root):
             make_root(self._root, create=create)
         self._folders = Folders(self._root)
-        self._buffers = PageBuffers() if direct else None
 
     def __repr__(self) -> str:
         return f"LocalBackend({self._root!r})"
@@ -184,7 +180,7 @@ class LocalBackend:
             for attempt in range(_LOST_FOLDER_MAX + 1):
                 try:
                     with self._folders.open(parts[:-1], create=True) as folder:
-                        publish(folder, parts[-1], view, replace=replace, path=path, direct=self._buffers)
+                        publish(folder, parts[-1], view, replace=replace, path=path)
                     return
                 except FileNotFoundError:
                     if attempt == _LOST_FOLDER_MAX:

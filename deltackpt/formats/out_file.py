@@ -1,19 +1,48 @@
 """A file while it is written, from many threads: past the page cache where the file system can do that.
 
-What lies between a range's first and last whole page is written directly (:mod:`deltackpt.backend.direct`), its ends as
-usual.
+Written as usual, every byte goes through pages that the kernel clears, maps and copies to, and that push out what other
+programs have there. On a machine with fresh memory that is most of the time of a restore (``docs/design/import.md``).
+Direct writes need whole pages of the file and of memory: what lies between a range's first and last whole page is
+copied to memory of ours and written directly, its ends as usual.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from deltackpt.backend.direct import CHUNK, LEAST, NOT_SUPPORTED, PAGE, PageBuffers, open_direct, write_pages
+from typing import Final
 
 __all__ = ["OutFile", "PageBuffers"]
+
+_PAGE: Final = 4096
+# As much of a range is written at a time. With 4 MiB a drive is as fast as it gets; shorter ranges are not worth it.
+_CHUNK: Final = 4 << 20
+_LEAST: Final = 256 << 10
+_DIRECT: Final = getattr(os, "O_DIRECT", 0)
+_NOT_SUPPORTED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+class PageBuffers:
+    """Memory for direct reads and writes that begins at a page, used again; safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._free: list[mmap.mmap] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self) -> Iterator[memoryview]:
+        """4 MiB for the time of a ``with`` block."""
+        with self._lock:
+            buffer = self._free.pop() if self._free else mmap.mmap(-1, _CHUNK)
+        with memoryview(buffer) as view:
+            yield view
+        with self._lock:
+            self._free.append(buffer)
 
 
 class OutFile:
@@ -34,8 +63,8 @@ class OutFile:
         self._buffers = buffers
         try:
             os.ftruncate(self._descriptor, size)
-            if buffers is not None and size >= LEAST:
-                self._direct = open_direct(path, os.O_RDWR)
+            if buffers is not None and _DIRECT and size >= _LEAST:
+                self._direct = _open_direct(path)
         except BaseException:
             self.close()
             raise
@@ -47,15 +76,35 @@ class OutFile:
 
     def write(self, at: int, data: memoryview) -> None:
         """Write bytes to a place."""
-        first = -at % PAGE
-        whole = (len(data) - first) // PAGE * PAGE
-        if self._direct is None or self._buffers is None or whole < LEAST:
+        first = -at % _PAGE
+        whole = (len(data) - first) // _PAGE * _PAGE
+        if self._direct is None or whole < _LEAST:
             _put(self._descriptor, at, data)
             return
         _put(self._descriptor, at, data[:first])
-        done = write_pages(self._direct, self._buffers, at + first, data[first : first + whole])
+        done = self._write_pages(self._direct, at + first, data[first : first + whole])
         # The rest, and all of what the file system did not take.
         _put(self._descriptor, at + first + done, data[first + done :])
+
+    def _write_pages(self, direct: int, at: int, data: memoryview) -> int:
+        """Write whole pages; gives how many bytes were written."""
+        assert self._buffers is not None
+        done = 0
+        with self._buffers.lend() as buffer:
+            while done < len(data):
+                part = data[done : done + _CHUNK]
+                buffer[: len(part)] = part
+                try:
+                    count = os.pwrite(direct, buffer[: len(part)], at + done)
+                except OSError as error:
+                    if error.errno not in _NOT_SUPPORTED:
+                        raise
+                    return done
+                done += count
+                if count < len(part):
+                    # As when a drive is full: the next write says why.
+                    return done
+        return done
 
     def read(self, start: int, length: int) -> Iterator[memoryview]:
         """The bytes of a range, piece by piece, each in the memory of the one before.
@@ -67,8 +116,8 @@ class OutFile:
         at, end = start, start + length
         with buffers.lend() as buffer:
             while at < end:
-                low = at // PAGE * PAGE
-                count = self._read(buffer[: min(CHUNK, -(-(end - low) // PAGE) * PAGE)], low)
+                low = at // _PAGE * _PAGE
+                count = self._read(buffer[: min(_CHUNK, -(-(end - low) // _PAGE) * _PAGE)], low)
                 if low + count <= at:
                     raise OSError(errno.EIO, "the file became shorter while it was written")
                 high = min(low + count, end)
@@ -80,7 +129,7 @@ class OutFile:
             try:
                 return os.preadv(self._direct, [buffer], at)
             except OSError as error:
-                if error.errno not in NOT_SUPPORTED:
+                if error.errno not in _NOT_SUPPORTED:
                     raise
         return os.preadv(self._descriptor, [buffer], at)
 
@@ -89,6 +138,15 @@ class OutFile:
         for descriptor in (self._direct, self._descriptor):
             if descriptor is not None:
                 os.close(descriptor)
+
+
+def _open_direct(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | _DIRECT)
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            return None
+        raise
 
 
 def _put(descriptor: int, at: int, data: memoryview) -> None:

@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 
 from deltackpt import escape
 from deltackpt.backend.base import Backend
-from deltackpt.backend.local import LocalBackend
 from deltackpt.errors import (
     CorruptObjectError,
     MissingObjectError,
@@ -125,14 +124,6 @@ class OpenStore:
     @property
     def url(self) -> str:
         return self.backend.url
-
-    def for_bulk_writes(self) -> OpenStore:
-        """The same store, for who writes much and reads little of it soon: large objects that are files are written
-        past the page cache.
-        """
-        if not isinstance(self.backend, LocalBackend):
-            return self
-        return OpenStore(LocalBackend(self.backend.url, direct=True), self.config, self._options, clock=self.clock)
 
     @property
     def options(self) -> StoreOptions:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import errno
 import os
 import pickle
@@ -8,16 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deltackpt.backend import durable, local
 from deltackpt.backend.base import Backend, ObjectInfo
-from deltackpt.backend.direct import CHUNK, LEAST, PAGE
 from deltackpt.backend.local import LocalBackend
 from deltackpt.backend.oserrors import describe_os_error
 from deltackpt.errors import (
@@ -520,51 +516,3 @@ def test_reads_into_memory_of_the_caller(backend: LocalBackend, monkeypatch: pyt
     with pytest.raises(TruncatedObjectError, match="changed the file while it was read") as caught:
         backend.get_into("a", 100, memoryview(out))
     assert caught.value.offset == 100 + 2 * 999
-
-
-O_DIRECT = getattr(os, "O_DIRECT", 0)
-
-
-@pytest.mark.parametrize("size", [0, 1, LEAST - 1, LEAST, LEAST + 1, LEAST + PAGE - 1, CHUNK, CHUNK + PAGE, 9_000_001])
-@pytest.mark.parametrize("refused", [None, "open", "pwrite"])
-def test_large_objects_past_the_page_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, refused: str | None
-) -> None:
-    """As any other, also where the file system has no direct writes, or finds out late."""
-    real_open, real_write = os.open, os.pwrite
-    direct: list[Any] = []
-
-    def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
-        if flags & O_DIRECT:
-            direct.append(path)
-            if refused == "open":
-                raise OSError(errno.EINVAL, "no")
-        return real_open(path, flags, *rest, **named)
-
-    def written(descriptor: int, data: memoryview, at: int) -> int:
-        if refused == "pwrite" and at >= CHUNK:
-            raise OSError(errno.EINVAL, "no")
-        return real_write(descriptor, data, at)
-
-    monkeypatch.setattr(os, "open", opened)
-    monkeypatch.setattr(os, "pwrite", written)
-    data = np.random.default_rng(size).bytes(size)
-    backend = copy.deepcopy(LocalBackend(tmp_path, create=True, direct=True))
-    backend.put("folder/object", data)
-    backend.put_if_absent("folder/other", data)
-    assert backend.get("folder/object") == backend.get("folder/other") == data
-    assert len(direct) == (2 if O_DIRECT and size >= LEAST else 0)
-    assert [info.key for info in backend.list()] == ["folder/object", "folder/other"]
-
-
-def test_a_disk_that_gets_full_past_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = LocalBackend(tmp_path, create=True, direct=True)
-
-    def full(*_: Any) -> int:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(os, "pwrite", full)
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(BackendError, match="full"):
-        backend.put("object", bytes(1 << 20))
-    assert [*backend.list(), *tmp_path.iterdir()] == []

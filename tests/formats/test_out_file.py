@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deltackpt.formats import out_file
 from deltackpt.formats.ordered_hash import HeldParts, OrderedHash
 from deltackpt.formats.out_file import OutFile, PageBuffers
 
-O_DIRECT = getattr(os, "O_DIRECT", 0)
 DATA = np.random.default_rng(0).integers(0, 256, 9_000_001, dtype=np.uint8)
 
 
@@ -73,7 +73,7 @@ def test_a_file_system_that_cannot_write_directly(tmp_path: Path, monkeypatch: p
     file_directly = set()
 
     def refuse(target: Any, *rest: Any, **named: Any) -> Any:
-        if where == "open" and rest[0] & O_DIRECT:
+        if where == "open" and rest[0] & out_file._DIRECT:
             raise OSError(errno.EINVAL, "no")
         if target in file_directly:
             raise OSError(errno.EINVAL, "no")
@@ -81,7 +81,7 @@ def test_a_file_system_that_cannot_write_directly(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, where, refuse)
     file = OutFile(tmp_path / "file", DATA.size, PageBuffers())
-    assert (file._direct is None) == (where == "open" or not O_DIRECT)
+    assert (file._direct is None) == (where == "open" or not out_file._DIRECT)
     if file._direct is not None:
         file_directly.add(file._direct)
     assert write_all(file, parts(5), HeldParts(0)) == hashlib.sha256(DATA.data).hexdigest()

@@ -89,7 +89,6 @@ def run_import(
         BackendError: the store cannot be written, so that the other steps could not be either. Steps that were
             committed before stay.
     """
-    store = store.for_bulk_writes()
     sizes = [_size(source) for source in sources]
     meter = Meter(sum(sizes), changed)
     done: list[ImportedStep] = []
