@@ -23,7 +23,7 @@ def paragraph(text: str) -> str:
 def size(value: float) -> str:
     """Bytes in words."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
+        if value >= 0.9995 * factor:  # which is 1.00 of it, in three digits
             return f"{value / factor:.3g} {unit}"
     return f"{value:.0f} B"
 
