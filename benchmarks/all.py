@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import benchmarks_page, interval_plots, page, scaling_page
+from benchmarks import benchmarks_page, history_plot, interval_plots, page, scaling_page
 from benchmarks.circumstances import circumstances
 from benchmarks.peers import MODULES
 
@@ -153,12 +153,15 @@ def _write_pages(found: Mapping[str, Any], docs: Path) -> None:
         (docs / "scaling.md").write_text(
             scaling_page.render(found["scaling"]["figures"], page.origin(found["scaling"]))
         )
-    if "intervals" in found:
+    if found.keys() & {"intervals", "history"}:
         if importlib.util.find_spec("matplotlib") is None:
             print("no plots: install matplotlib, which the bench extra has", file=sys.stderr)
             return
         (docs / "images").mkdir(exist_ok=True)
+    if "intervals" in found:
         interval_plots.plot(found["intervals"]["figures"]["costs"], docs / "images")
+    if "history" in found:
+        history_plot.plot(found["history"]["figures"]["results"], docs / "images")
 
 
 def main(arguments: Sequence[str] | None = None, start: Start = run_command) -> int:

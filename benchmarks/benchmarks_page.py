@@ -136,7 +136,10 @@ def _history(figures: Mapping[str, Any]) -> str:
         "median",
         "most",
     ]
-    return f"{head}\n{table([*titles, 'walk'], rows)}\n{judged(list(goals.history(figures)))}"
+    plot = (
+        "![Bytes of all steps against the time of a restore; numbers are steps from key to key](images/history.png)\n"
+    )
+    return f"{head}\n{table([*titles, 'walk'], rows)}\n{plot}\n{judged(list(goals.history(figures)))}"
 
 
 def _files(figures: Sequence[Mapping[str, Any]]) -> str:

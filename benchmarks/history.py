@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = {"settings": asdict(settings), "results": [asdict(result) for result in results]}
     (chosen.out / "history.json").write_text(json.dumps(found, indent=2) + "\n")
     try:
-        plot(results, chosen.out)
+        plot(found["results"], chosen.out)
     except ModuleNotFoundError:
         console.print("no plot: install matplotlib, which the bench extra has")
     return 0
