@@ -136,9 +136,7 @@ def _history(figures: Mapping[str, Any]) -> str:
         "median",
         "most",
     ]
-    plot = (
-        "![Bytes of all steps against the time of a restore; numbers are steps from key to key](images/history.png)\n"
-    )
+    plot = "![Bytes of all steps against the time of a restore; numbers: steps from key to key](images/history.png)\n"
     return f"{head}\n{table([*titles, 'walk'], rows)}\n{plot}\n{judged(list(goals.history(figures)))}"
 
 

@@ -209,10 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     results = run(settings, chosen.cache or chosen.out / "trajectory", console)
     show(results, console)
-    found = {"settings": asdict(settings), "results": [asdict(result) for result in results]}
+    rows = [asdict(result) for result in results]
+    found = {"settings": asdict(settings), "results": rows}
     (chosen.out / "history.json").write_text(json.dumps(found, indent=2) + "\n")
     try:
-        plot(found["results"], chosen.out)
+        plot(rows, chosen.out)
     except ModuleNotFoundError:
         console.print("no plot: install matplotlib, which the bench extra has")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -49,5 +50,5 @@ def test_the_plot(tmp_path: Path) -> None:
         for interval in (10, 1)
         for policy in ("previous", "skip")
     ]
-    history_plot.plot(results, tmp_path)
+    history_plot.plot([asdict(result) for result in results], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.png", "history.svg"]
