@@ -88,6 +88,7 @@ def test_a_pickle_that_would_run_a_command_is_data(tmp_path: Path, old: bool) ->
         (b"\x80\x02\x8b\xff\xff\xff\x7f.", "pickle"),
         (b"\x80\x04NN\x93.", "name of a class"),
         (b"\xff.", "pickle"),
+        (b"S'\\_'\n.", "escape"),
     ],
 )
 def test_malformed_pickles_are_refused(tmp_path: Path, pickled: bytes, message: str) -> None:
