@@ -94,7 +94,9 @@ def parse_pickle(data: bytes, *, where: str, base: int = 0) -> tuple[Value, int]
     except (_Malformed, ValueError, IndexError, OverflowError, DeprecationWarning) as error:
         # genops' own errors say what is wrong with the bytes; an empty stack raises IndexError. Of an escape that means
         # nothing, Python only warns, which is an error where warnings are.
-        reason = str(error) if isinstance(error, (_Malformed, ValueError)) else "an operation lacks its operands"
+        reason = (
+            str(error) if isinstance(error, (_Malformed, ValueError, Warning)) else "an operation lacks its operands"
+        )
         raise DamagedFileError(
             f"its pickle cannot be read: {reason[:200]}",
             where=where,
